@@ -1,0 +1,98 @@
+"""T(b): how long a batch of b rows runs, learned per shape key.
+
+Pure arithmetic, no clock. Starts from what the trial measured and follows what the batches show. T(b) = a + c*b by
+exponentially forgetting least squares, with measured averages per batch size where there are some.
+It never assumes that batching pays: `pays` is the smallest batch within 5 % of the best measured time per row
+(a convolution on the CPU often gains nothing, a matrix product gains tenfold; research/arch.md section 2).
+"""
+
+from collections.abc import Iterable
+
+from runtime.core.verdict import RunCost
+
+FORGET = 0.98
+"""Weight that an observation keeps when the next one comes: about fifty batches of memory."""
+OUTLIER = 4.0
+"""A run this many times over its prediction counts as this many times: a descheduled thread teaches nothing."""
+TOLERANCE = 1.05
+EXPLORE_EVERY = 64
+"""Every so many batches one may be twice as large as `pays` says, or the model would never learn that it changed."""
+
+
+class CostModel:
+    """Learned run time of one shape key. Seconds and rows."""
+
+    def __init__(self, max_rows: int, overhead_s: float, seed: Iterable[RunCost] = ()) -> None:
+        self._max_rows = max_rows
+        self._overhead_s = overhead_s  # fixed cost of a batch outside the run: hand-over between threads
+        self._mean: dict[int, float] = {}
+        self._w = self._b = self._t = self._bb = self._bt = 0.0
+        self.fixed_s = 0.0
+        self.row_s = 0.0
+        self.pays = max_rows
+        self._runs = 0
+        for cost in seed:
+            if cost.rows <= max_rows:
+                self._learn(cost.rows, cost.run_s)
+        if self._mean:
+            self._refit()
+
+    @property
+    def known(self) -> bool:
+        """True once anything was measured."""
+        return self._w > 0
+
+    def observe(self, rows: int, run_s: float) -> None:
+        """Learn from a finished run."""
+        if self.known and rows in self._mean:
+            run_s = min(run_s, OUTLIER * self.predict(rows))
+        self._learn(rows, run_s)
+        self._runs += 1
+        self._refit()
+
+    def predict(self, rows: int) -> float:
+        """Seconds that `rows` rows run; 0 while nothing is known."""
+        mean = self._mean.get(rows)
+        return mean if mean is not None else self.fixed_s + self.row_s * rows
+
+    def limit(self) -> int:
+        """Rows that the next batch may have."""
+        if self._runs % EXPLORE_EVERY == EXPLORE_EVERY - 1:
+            return min(self._max_rows, 2 * self.pays)
+        return self.pays
+
+    def backlog_s(self, rows: int) -> float:
+        """Seconds that one instance needs for `rows` rows in batches that pay."""
+        return rows * self.predict(self.pays) / self.pays
+
+    def points(self) -> list[RunCost]:
+        """What was measured, by batch size, for people to look at."""
+        return [RunCost(rows=rows, run_s=mean) for rows, mean in sorted(self._mean.items())]
+
+    def _learn(self, rows: int, run_s: float) -> None:
+        before = self._mean.get(rows)
+        self._mean[rows] = run_s if before is None else before + (run_s - before) * 0.1
+        self._w = self._w * FORGET + 1
+        self._b = self._b * FORGET + rows
+        self._t = self._t * FORGET + run_s
+        self._bb = self._bb * FORGET + rows * rows
+        self._bt = self._bt * FORGET + rows * run_s
+
+    def _refit(self) -> None:
+        spread = self._w * self._bb - self._b * self._b
+        if spread > 1e-9 * self._bb * self._w:
+            slope = (self._w * self._bt - self._b * self._t) / spread
+            self.row_s = max(0.0, slope)
+            self.fixed_s = max(0.0, (self._t - self.row_s * self._b) / self._w)
+        else:  # one batch size seen: its time could be all fixed or all per row; per row assumes least
+            self.row_s = self._t / self._b
+            self.fixed_s = 0.0
+        self.pays = self._smallest_good()
+
+    def _smallest_good(self) -> int:
+        sizes = sorted({*self._mean, self._max_rows})
+        if len(self._mean) == 1:
+            return self._max_rows  # no evidence against batching yet: the first larger batch gives it
+        per_row = {rows: (self.predict(rows) + self._overhead_s) / rows for rows in sizes}
+        best = min(per_row.values()) * TOLERANCE
+        return next(rows for rows in sizes if per_row[rows] <= best)

@@ -90,9 +90,7 @@ def test_a_package_is_imported_only_where_it_belongs(path: Path) -> None:
 
 
 def test_modules_have_no_cycles() -> None:
-    graph = {
-        module_name(path): {name for name in imported(path) if name.startswith("runtime.")} for path in SOURCES
-    }
+    graph = {module_name(path): {name for name in imported(path) if name.startswith("runtime.")} for path in SOURCES}
     done: set[str] = set()
 
     def visit(name: str, road: tuple[str, ...]) -> None:

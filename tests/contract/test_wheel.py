@@ -15,9 +15,10 @@ def test_the_wheel_owns_runtime_only() -> None:
 
 def test_one_version_everywhere() -> None:
     assert PROJECT["project"]["version"] == runtime.__version__
-    assert f"## {runtime.__version__}" in (ROOT / "CHANGELOG.md").read_text() or "## Unreleased" in (
-        ROOT / "CHANGELOG.md"
-    ).read_text()
+    assert (
+        f"## {runtime.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+        or "## Unreleased" in (ROOT / "CHANGELOG.md").read_text()
+    )
 
 
 def test_a_node_never_needs_torch() -> None:

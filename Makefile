@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 PYTEST_ARGS ?=
+# ONNX Runtime reports to its vendor unless told not to (docs/decisions/0006).
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help demo test check format proto bench bench-quick clean
 
@@ -53,7 +55,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 # KServe's client brings some thirty packages of its own: it gets an environment of its own.
 $(VENV)/.kserve: constraints.txt | $(BIN)/python
 	$(PYTHON) -m venv $(VENV)/kserve
-	$(VENV)/kserve/bin/pip install --quiet --disable-pip-version-check --constraint constraints-kserve.txt kserve onnxruntime
+	$(VENV)/kserve/bin/pip install --quiet --disable-pip-version-check --constraint constraints-kserve.txt kserve
 	@touch $@
 
 .PHONY: node

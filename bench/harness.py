@@ -125,8 +125,8 @@ class Running:
         return int(private + shared)
 
 
-def build_loader() -> Path:
-    """The directory with `loader` and `echo`, built now if need be.
+def build_loader() -> None:
+    """Build the loader and its echo server where they are missing or older than their sources.
 
     Raises:
         Unavailable: no compiler or no libgrpc++ here.
@@ -138,7 +138,6 @@ def build_loader() -> Path:
     if done.returncode != 0:
         end = done.stderr.strip().splitlines()[-1:] or ["make failed"]
         raise Unavailable(f"the loader does not build (g++, pkg-config, libgrpc++-dev are needed): {end[0]}")
-    return _LOADER_HOME / "build"
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from rich.table import Table
 from bench.harness import Percentiles
 from bench.models import Model
 from bench.results import Results, Sample, middle, overhead_ms
-from bench.servers import BUILDERS, CEILING, FLOOR, OURS
+from bench.servers import BUILDERS, CEILING, FLOOR, OURS, TUNED_FLOOR
 from bench.targets import Verdict
 
 _MEGABYTE = 1 << 20
@@ -49,7 +49,7 @@ def _speed(results: Results, model: Model, cells: Sequence[str]) -> Table:
     for server in _present(results, model):
         texts = [_cell_text(results.of(model.name, server, cell)) for cell in cells]
         rate = results.rate(model.name, server, full)
-        share = f"{rate / limit:.2f}" if rate and limit and server not in (FLOOR, CEILING) else ""
+        share = f"{rate / limit:.2f}" if rate and limit and server not in (FLOOR, TUNED_FLOOR, CEILING) else ""
         table.add_row(_styled(server), *texts, share)
     return table
 
@@ -58,15 +58,9 @@ def _limit_text(results: Results, model: Model, cell: str) -> str:
     found = [sample.limit for sample in results.limits if (sample.model, sample.cell) == (model.name, cell)]
     if not found:
         return ""
-    rate, p50, p99 = (middle([read(limit) for limit in found]) for read in _LIMIT_FIGURES)
+    rate = middle([limit.rows_per_s for limit in found])
+    p50, p99 = middle([limit.p50_ms for limit in found]), middle([limit.p99_ms for limit in found])
     return f"{_number(rate)}, {_number(p50)}/{_number(p99)} ({found[0].setting})"
-
-
-_LIMIT_FIGURES: tuple[Callable[..., float], ...] = (
-    lambda limit: limit.rows_per_s,
-    lambda limit: limit.p50_ms,
-    lambda limit: limit.p99_ms,
-)
 
 
 def _cell_text(samples: Sequence[Sample]) -> str:

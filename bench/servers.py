@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench import environments
@@ -18,6 +18,7 @@ _LOADER = Path(__file__).parent / "loader" / "build"
 
 OURS = "spillway"
 FLOOR = "aio echo"
+TUNED_FLOOR = "aio echo tuned"
 CEILING = "C++ echo"
 KSERVE = "kserve"
 MOSEC = "mosec"
@@ -36,6 +37,13 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
+# As in runtime/process.py: freed pages stay with the process.
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(256 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(512 << 20),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
 Build = Callable[[Prepared, Path], Server]  # model, a scratch directory of this server's own
 
 
@@ -53,6 +61,11 @@ def floor(prepared: Prepared, scratch: Path) -> Server:
     announce = scratch / "announce"
     command = [sys.executable, str(_PEERS / "aio_echo.py"), "--reply", str(prepared.reply)]
     return Server(FLOOR, [*command, "--announce", str(announce)], announce=announce)
+
+
+def tuned_floor(prepared: Prepared, scratch: Path) -> Server:
+    """The same with the allocator settings that the daemon gives itself: on large tensors they are half of the cost."""
+    return replace(floor(prepared, scratch), name=TUNED_FLOOR, environment=_MALLOC)
 
 
 def ceiling(prepared: Prepared, scratch: Path) -> Server:
@@ -100,6 +113,7 @@ def pytriton(prepared: Prepared, scratch: Path) -> Server:
 BUILDERS: Mapping[str, Build] = {
     CEILING: ceiling,
     FLOOR: floor,
+    TUNED_FLOOR: tuned_floor,
     OURS: ours,
     KSERVE: kserve,
     MOSEC: mosec,

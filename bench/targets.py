@@ -11,6 +11,7 @@ from bench.servers import FLOOR, KSERVE, OURS
 
 AT_MOST, AT_LEAST = "<=", ">="
 _FULL = "c32"
+_ANSWERS = "answers not OK or wrong, cells lost"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ def missed(verdicts: list[Verdict]) -> bool:
 
 
 def _answers(results: Results) -> Verdict:
-    """Every answer of ours must be OK and right, or no other figure counts."""
+    """Every answer of ours must be OK and right, and no cell may be missing, or no other figure counts."""
     own = [sample for sample in results.samples if sample.server == OURS]
-    return _verdict("answers that are not OK or wrong", float(sum(map(_bad, own))) if own else None, AT_MOST, 0)
+    lost = sum(absent.server == OURS for absent in results.absent)
+    return _verdict(_ANSWERS, float(sum(map(_bad, own)) + lost) if own else None, AT_MOST, 0)
 
 
 def _bad(sample: Sample) -> int:

@@ -52,6 +52,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     serving: ServingSettings = ServingSettings()
 
 
+_SERVICE_LINK = "tcp://"
+"""Kubernetes puts `SPILLWAY_GRPC_PORT=tcp://...` into containers beside a Service of that name: no word of ours."""
+
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "daemon": DaemonSettings,
     "grpc": GrpcSettings,
@@ -126,7 +129,7 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, Any]:
     for section, struct in SECTIONS.items():
         for info in msgspec.structs.fields(struct):
             text = env.get(_variable(section, info.name))
-            if text is not None:
+            if text is not None and not text.startswith(_SERVICE_LINK):
                 found[f"{section}.{info.name}"] = _parsed(text, info.type)
     return found
 
@@ -152,7 +155,10 @@ def _state_dir(env: Mapping[str, str]) -> tuple[str, str]:
 
 def _located(text: str, origins: Mapping[str, str]) -> str:
     """Add to msgspec's text (`... - at `$.grpc.port``) where the value came from."""
-    _, _, place = text.rpartition("`$.")
-    path = place.rstrip("`").split("[", maxsplit=1)[0]
-    origin = origins.get(path)
+    _, at, place = text.rpartition("`$")
+    path = place.rstrip("`").lstrip(".").split("[", maxsplit=1)[0] if at else ""
+    if "unknown field `" in text:
+        key = text.partition("unknown field `")[2].partition("`")[0]
+        path = f"{path}.{key}" if path else key
+    origin = next((found for name, found in origins.items() if f"{name}.".startswith(f"{path}.")), None)
     return f"{text} (from {origin})" if origin else text

@@ -21,6 +21,8 @@ _ENVIRONMENT = {
 MALLOC = {_M_MMAP_THRESHOLD: 256 << 20, _M_TRIM_THRESHOLD: 512 << 20, _M_TOP_PAD: 64 << 20}
 """Keep the pages of large messages instead of giving them back and faulting them in again for the next one: 600 KB
 parse 9 x cheaper (research/arch.md section 1). What an unloaded model held goes back through `malloc_trim`."""
+_OLD_LIMIT = 32 << 20
+"""What glibc before 2.35 accepts at most for the mmap threshold."""
 SWITCH_INTERVAL_S = 0.001
 """A batch that ended on its thread waits at most this long for the interpreter lock."""
 
@@ -34,8 +36,8 @@ def tune() -> None:
         log.info("allocator has no mallopt")
         return
     for parameter, value in MALLOC.items():
-        if _ENVIRONMENT[parameter] not in os.environ:
-            mallopt(ctypes.c_int(parameter), ctypes.c_int(value))
+        if _ENVIRONMENT[parameter] not in os.environ and not mallopt(ctypes.c_int(parameter), ctypes.c_int(value)):
+            mallopt(ctypes.c_int(parameter), ctypes.c_int(_OLD_LIMIT))
 
 
 def notify(*states: str) -> None:

@@ -17,6 +17,13 @@ EXIT_CONFIG = 78
 
 COMMANDS = {
     "serve": "run the daemon",
+    "status": "what the server does, and why",
+    "model": "what is in the repository: list, show, load, unload",
+    "infer": "send one request",
+    "bench": "measure a served model",
+    "doctor": "look for what would keep the daemon from running well",
+    "config": "the configuration: check a model repository, show the daemon's settings",
+    "completion": "print a completion script for a shell",
 }
 """Command -> what it does, in the order that people see. The module is `runtime.cli.<command>`."""
 

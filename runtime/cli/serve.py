@@ -55,10 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def flags_of(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that were given, by config key. `--host` is for all three listeners."""
+    """The flags that were given, by config key.
+
+    `--host` is for gRPC and HTTP. With `--grpc-tls-client-ca` both are under mutual TLS and metrics, which have none,
+    stay on loopback; without it metrics go where the others go, and `--insecure` decides.
+    """
     given = {key: getattr(args, name) for name, key in FLAGS.items() if getattr(args, name) is not None}
     if args.host is not None:
-        given |= {"http.host": args.host, "http.metrics_host": args.host}
+        given["http.host"] = args.host
+        given |= {"http.tls": True} if args.grpc_tls_client_ca else {"http.metrics_host": args.host}
     if args.model_repository is not None:
         given["repository.directories"] = [str(Path(path).absolute()) for path in args.model_repository]
     return given

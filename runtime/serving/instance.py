@@ -11,6 +11,7 @@ Rules
 import ctypes
 import gc
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ from runtime.core.model import ProviderChoice, SessionSettings
 from runtime.core.tensor import BY_ONNX, Array
 from runtime.core.verdict import GraphTensor
 from runtime.serving.work import Work
+
+# The official wheels keep a device id on disk and report sessions and models to Microsoft, unless they are told not to
+# before they are loaded (Privacy.md in the wheel). What a node serves is nobody else's business.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 try:
     import onnxruntime as ort
@@ -61,7 +66,7 @@ ort.set_default_logger_severity(3)  # its warnings about graphs are for model au
 
 
 class SessionRunner:
-    """A loaded session; implements `work.Runner`. Not thread-safe: one batch at a time."""
+    """A loaded session; implements `work.Runner`. It holds no state of a run: a GPU gets batches from two threads."""
 
     def __init__(self, session: Any, provider: str, settings: SessionSettings) -> None:
         self._session = session
@@ -111,8 +116,9 @@ class SessionRunner:
 
     def _run_bound(self, names: Sequence[str], feeds: Mapping[str, Array], options: Any) -> list[Array]:
         binding = self._session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}  # the binding keeps none alive
+        for name, array in arrays.items():
+            binding.bind_cpu_input(name, array)
         for name in names:
             binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(binding, options)

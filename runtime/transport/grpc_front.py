@@ -33,6 +33,7 @@ _StreamMethod = Callable[[object, Context], Coroutine[Any, Any, None]]
 _Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers only
 
 _NOBODY = Identity()
+_MAX_PAUSES = 10  # in a stop: some callers wait for no answer and never fall silent
 
 
 class GrpcFront:
@@ -46,6 +47,7 @@ class GrpcFront:
         self._server: grpc.aio.Server | None = None
         self._socket: UnixSocket | None = None
         self._draining = False
+        self._refused = 0
         self._cork: asyncio.Event | None = None
         self._streams: set[GrpcStreamCall] = set()
 
@@ -63,10 +65,10 @@ class GrpcFront:
             options=_options(settings),
             maximum_concurrent_rpcs=settings.max_concurrent_calls,
         )
+        port = bind_tcp(server, settings.host, settings.port, credentials)
         if settings.uds:
             self._socket = UnixSocket(settings.uds)
             self._socket.bind(server)
-        port = bind_tcp(server, settings.host, settings.port, credentials)
         await server.start()
         self._server = server
         log.info("grpc listening", extra={"host": settings.host, "port": port, "uds": settings.uds})
@@ -75,17 +77,17 @@ class GrpcFront:
     async def stop(self, grace_s: float) -> None:
         """Refuse new calls with UNAVAILABLE, finish those in flight within `grace_s`, close.
 
-        gRPC resets calls that reach a server after it began to shut down, and their callers see CANCELLED. So answers
-        (refusals too) are held back for a moment before: a caller that waits for one sends nothing meanwhile, and
-        hears of the shutdown (GOAWAY) first, then gets its answer. Only a call sent by somebody who waits for nothing,
-        within a network's delay of the shutdown, can still be reset.
+        gRPC resets calls that it has not handed out when it begins to shut down, and their callers see CANCELLED. So
+        answers (refusals too) are held back until no call has come for a moment: a caller that waits for one sends
+        nothing meanwhile, hears of the shutdown first (GOAWAY), and then gets its answer. Only a call of somebody who
+        waits for no answer, sent within a network's delay of the shutdown, can still be reset.
         """
         server, self._server = self._server, None
         if server is None:
             return
         self._draining = True
         self._cork = asyncio.Event()
-        await asyncio.sleep(min(self._settings.drain_settle_s, grace_s))
+        await self._settle(grace_s)
         stopping = asyncio.ensure_future(server.stop(grace_s))
         await asyncio.sleep(0)  # one turn: the shutdown, with its GOAWAY, is under way
         self._cork.set()
@@ -94,6 +96,14 @@ class GrpcFront:
         await stopping
         if self._socket is not None:
             self._socket.remove()
+
+    async def _settle(self, grace_s: float) -> None:
+        pause_s = self._settings.drain_settle_s
+        left_s, before = min(grace_s, pause_s * _MAX_PAUSES), -1
+        while left_s > 0 and self._refused != before:
+            before = self._refused
+            await asyncio.sleep(min(pause_s, left_s))
+            left_s -= pause_s
 
     def _methods(self) -> dict[str, _Method]:
         routes, unary, stream = self._routes, grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
@@ -106,6 +116,7 @@ class GrpcFront:
 
     def _admit(self, path: str, call: GrpcCall) -> None:
         if self._draining:
+            self._refused += 1
             raise Draining
         self._gate.check(path, call.identity)
 

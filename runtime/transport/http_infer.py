@@ -1,4 +1,4 @@
-"""POST /v2/models/M[/versions/V]/infer: a body in, one `submit`, a body out. No protobuf on this road.
+"""POST /v2/models/M[/versions/V]/infer: a body in, one request to the engine, a body out. No protobuf on this road.
 
 Rules
 - The caller's time is `X-Request-Timeout-Ms`, counted from the moment the head was read; the body's way counts too.

@@ -50,7 +50,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 _JOIN_BYTES = 64 * 1024
 """Up to this size one joined write is cheaper than several; it also fits the socket's buffer, so it never waits."""
-_COMPRESS_FROM = 1024
+_COMPRESS_FROM_BYTES = 1024
+_MAX_RETRY_AFTER_S = 3600
 _WINDOW = {"gzip": 31, "deflate": 15}
 
 
@@ -74,7 +75,7 @@ def error_reply(error: Exception) -> web.Response:
     code, text = status_of(error)
     reply = json_reply({"error": text}, HTTP_STATUS[code])
     if isinstance(error, Overloaded):
-        reply.headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+        reply.headers["Retry-After"] = str(math.ceil(min(max(error.retry_after_s, 1), _MAX_RETRY_AFTER_S)))
     return reply
 
 
@@ -89,10 +90,10 @@ async def tensor_reply(
     chunks: list[Buffer] = [head, *parts]
     size = sum(map(len, chunks))
     coding = _wished_coding(request.headers)
-    if coding is not None and size >= _COMPRESS_FROM:
+    if coding is not None and size >= _COMPRESS_FROM_BYTES:
         chunks = await asyncio.to_thread(_deflate, chunks, coding)
         size = sum(map(len, chunks))
-        headers |= {"Content-Encoding": coding, "Vary": "Accept-Encoding"}
+        headers["Content-Encoding"] = coding
     if size <= _JOIN_BYTES:
         return web.Response(body=b"".join(chunks), headers=headers)
     return await _write(request, chunks, size, headers, timeout_s)

@@ -17,8 +17,6 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2
 
 from runtime.wire.pb import inference_pb2, model_config_pb2
 
@@ -64,6 +62,10 @@ def reflection_pool() -> DescriptorPool:
     For grpcio-reflection's servicer. Message classes made from it are not those of the generated
     modules, though their bytes are the same.
     """
+    # Here, not above: clients need this module's names and none of what a server brings along.
+    from grpc_health.v1 import health_pb2  # noqa: PLC0415
+    from grpc_reflection.v1alpha import reflection_pb2  # noqa: PLC0415
+
     pool = DescriptorPool()
     for stub in (model_config_pb2, inference_pb2):  # imported files first
         pool.AddSerializedFile(_wire_file(stub.DESCRIPTOR.serialized_pb).SerializeToString())

@@ -2,7 +2,7 @@
 
 from bench.harness import Load, Percentiles
 from bench.limits import Limit
-from bench.results import LimitSample, Results, Sample
+from bench.results import Absent, LimitSample, Results, Sample
 from bench.servers import FLOOR, KSERVE, OURS
 from bench.targets import Verdict, judge, missed
 
@@ -52,7 +52,7 @@ def test_the_median_round_is_judged() -> None:
     floor = _sample("mlp", FLOOR, 3000, cpu=0.3)
     found = _holds(_results("mlp", *own, floor, _sample("mlp", KSERVE, 1000)))
     assert found == {
-        "answers that are not OK or wrong": True,
+        "answers not OK or wrong, cells lost": True,
         "mlp c32: server CPU without ONNX Runtime / aio echo's": True,  # (0.5 - 0.1) / 0.3
         "mlp c32: rate / kserve's": True,
         "mlp c32: rate / aio echo's": True,
@@ -78,7 +78,14 @@ def test_own_figures_missing_is_a_miss() -> None:
 
 def test_one_wrong_answer_is_a_miss() -> None:
     results = _results("mlp", _sample("mlp", OURS, 9000, cpu=0.1, ort=0.0, wrong=1), _sample("mlp", FLOOR, 3000))
-    assert judge(results)[0] == Verdict("answers that are not OK or wrong", 1.0, "<=", 0, holds=False)
+    assert judge(results)[0] == Verdict("answers not OK or wrong, cells lost", 1.0, "<=", 0, holds=False)
+
+
+def test_a_cell_that_the_daemon_did_not_survive_is_a_miss() -> None:
+    results = _results("gemm", _sample("gemm", OURS, 9000))
+    assert not missed(judge(results))
+    results.absent.append(Absent("gemm", OURS, "c32 of round 2: cannot connect"))
+    assert missed(judge(results))
 
 
 def test_heavy_models_are_held_against_the_limit_and_their_cpu() -> None:

@@ -89,7 +89,7 @@ def test_the_process_is_no_superuser_and_stops_by_draining(path: Path) -> None:
 def test_the_command_is_one_that_the_daemon_knows(path: Path) -> None:
     program, *rest = words(only(path, "ENTRYPOINT")) + words(only(path, "CMD"))
     assert program == "spillway"
-    config = load_config(Path(os.devnull), flags_of(build_parser().parse_args(rest)), environment(path)).config
+    config = load_config(Path(os.devnull), flags_of(build_parser("serve").parse_args(rest)), environment(path)).config
     assert config.repository.directories == ("/models",)
     assert {config.grpc.host, config.http.host, config.http.metrics_host} == {"127.0.0.1"}
     assert not config.access.insecure
@@ -101,3 +101,7 @@ def test_the_health_check_is_a_program_of_the_image(path: Path) -> None:
     copied = dict(entry.value.split()[-2:] for entry in instructions(path) if entry.name == "COPY")
     assert copied["containers/probe.py"] == program
     assert ("GET", route) in HTTP_ROLES
+
+
+def test_the_runtime_does_not_report_to_its_maker(path: Path) -> None:
+    assert environment(path)["ORT_DISABLE_TELEMETRY"] == "1"

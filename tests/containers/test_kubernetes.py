@@ -99,7 +99,7 @@ def test_the_daemon_takes_the_command_and_would_start_safely() -> None:
     """Whatever listens beyond the pod asks for certificates; what does not stays on loopback."""
     container = pod()["containers"][0]
     environment = {entry["name"]: entry["value"] for entry in container["env"]}
-    parsed = build_parser().parse_args(container["args"])
+    parsed = build_parser("serve").parse_args(container["args"])
     config = load_config(Path(os.devnull), flags_of(parsed), environment).config
     assert config.grpc.host == "0.0.0.0"
     assert config.grpc.mutual_tls

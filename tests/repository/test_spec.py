@@ -334,3 +334,6 @@ def test_warmup_is_bounded_in_bytes() -> None:
     assert "4294967296 bytes" in refusal(huge, facts=facts)
     batch = warmup("data_type: TYPE_FP32 dims: 16777216 zero_data: true", "batch_size: 8")
     assert "67108864 bytes, and 33554432 are left" in refusal(batch, facts=facts)
+    half = warmup("data_type: TYPE_FP32 dims: 1048576 zero_data: true", "batch_size: 8")
+    second = half.replace("max_batch_size: 8", "").replace("1048576", "58720257").replace("batch_size: 8", "")
+    assert "234881028 bytes, and 234881024 are left" in refusal(half + second, facts=facts)

@@ -163,6 +163,7 @@ class Rig:
         for sent in self.sent:
             sent.check_settled()
         assert not any(runner.poisoned for runner in self.runners), "a device read a buffer after its release"
+        assert not any(runner.misused for runner in self.runners), "a closed runner was asked to run"
         statistics = self.batcher.statistics
         assert (statistics.pending_requests, statistics.pending_bytes) == (0, 0)
 

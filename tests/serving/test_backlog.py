@@ -117,7 +117,7 @@ class BacklogLaws(RuleBasedStateMachine):
         assert len(live) == self.backlog.lanes
 
 
-BacklogLaws.TestCase.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+BacklogLaws.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 TestBacklogLaws = pytest.mark.slow(BacklogLaws.TestCase)
 
 

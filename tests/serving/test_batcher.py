@@ -23,7 +23,7 @@ from runtime.core.tensor import Array, TensorSpec
 from runtime.core.verdict import RunCost
 from runtime.serving.admission import Limits
 from runtime.serving.work import Work
-from tests.fakes.clock import simulated
+from tests.fakes.clock import manual_loop, simulated
 from tests.fakes.runner import FakeRunner
 from tests.serving.rig import Rig, Sent, echo_head, echo_spec
 
@@ -217,16 +217,18 @@ async def test_a_callback_may_cancel_its_neighbour_when_the_batch_failed() -> No
 
 
 @simulated
-async def test_a_callback_of_a_late_request_may_cancel_the_batch_that_was_cut_with_it() -> None:
-    rig = Rig()
+async def test_a_callback_of_a_request_found_late_may_cancel_its_neighbour() -> None:
+    loop = manual_loop()
+    blocked = [0.020]  # the first run ends at 10 ms, and the loop hears of it at 30: before the timer of the deadline
+    rig = Rig(runners=[FakeRunner(blocks=lambda _rows: loop.advance(blocked.pop() if blocked else 0.0))])
     rig.send()
     await rig.after(0.001)
-    late, neighbour = rig.send(deadline_s=0.005), rig.send()
+    late, neighbour = rig.send(deadline_s=0.015), rig.send()
     late.then = neighbour.request.cancel
-    rig.loop.call_later(0.003, rig.loop.advance, 0.020)  # type: ignore[attr-defined]
     await rig.settle()
     assert isinstance(late.error, DeadlineExpired)
     assert isinstance(neighbour.error, Cancelled)
+    assert rig.batches() == [[1]], "the neighbour's batch was terminated before it read anything"
 
 
 @simulated

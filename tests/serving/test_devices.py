@@ -82,6 +82,16 @@ async def test_batches_go_to_the_gpu_that_does_nothing() -> None:
     assert [runner.batches[0] for runner in rig.runners] == [[1], [2]]
 
 
+@simulated
+async def test_a_gpu_that_is_half_busy_gets_no_part_of_what_an_idle_one_can_take() -> None:
+    rig = Rig(runners=[FakeRunner("cuda", fixed_s=1.0), FakeRunner("cuda", fixed_s=1.0)])
+    rig.send()
+    await rig.after(0.001)
+    rig.send_many(8)
+    await rig.settle()
+    assert [runner.sizes for runner in rig.runners] == [[1], [8]]
+
+
 # --- lost
 
 
@@ -120,6 +130,20 @@ async def test_both_batches_of_a_lost_gpu_move_in_order() -> None:
     await rig.settle()
     assert all(sent.answered for sent in rig.sent)
     assert [value for batch in cpu.batches for value in batch] == [1, 2, 3]
+
+
+@simulated
+async def test_a_batch_that_a_lost_gpu_still_finished_does_not_bring_it_back() -> None:
+    gpu, cpu = FakeRunner("cuda"), FakeRunner("cpu")
+    gpu.failures.append(LOST)
+    rig = Rig(echo_spec(max_batch_size=1), [gpu], reopen=lambda _: cpu)
+    rig.send_many(2)
+    await rig.after(0.050)
+    rig.send_many(5)
+    await rig.settle()
+    assert all(sent.answered for sent in rig.sent)
+    assert gpu.batches == [[1], [2]]
+    assert cpu.batches == [[1], [3], [4], [5], [6], [7]]
 
 
 @simulated

@@ -97,7 +97,7 @@ def test_the_command_and_the_configuration_are_ones_that_the_daemon_knows() -> N
     values = dict(settings(FOLDER / "spillway.service"))
     program, *arguments = values["ExecStart"].split()
     assert program == INSTALLED
-    assert build_parser().parse_args(arguments).config == DEFAULT_FILE
+    assert build_parser("serve").parse_args(arguments).config == DEFAULT_FILE
     systemd = {"STATE_DIRECTORY": f"/var/lib/{values['StateDirectory']}"}
     config = load_config(FOLDER / "spillway.toml", environment=systemd).config
     assert config.repository.state_dir == SYSTEM_STATE
@@ -112,3 +112,7 @@ def test_what_the_configuration_offers_as_comments_is_right_too(tmp_path: Path) 
     config = load_config(tmp_path / "spillway.toml", environment={}).config
     assert config.grpc.host == "0.0.0.0"
     assert config.grpc.mutual_tls
+
+
+def test_the_runtime_does_not_report_to_its_maker() -> None:
+    assert ("Environment", "ORT_DISABLE_TELEMETRY=1") in settings(FOLDER / "spillway.service")

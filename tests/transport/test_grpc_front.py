@@ -1,7 +1,6 @@
 import asyncio
 import gzip
 import math
-import socket
 import struct
 import time
 from typing import Any
@@ -239,11 +238,3 @@ async def test_a_ping_flood_is_told_to_calm_down() -> None:
         writer.close()
 
     assert b"too_many_pings" in received
-
-
-def test_ports_are_not_shared() -> None:
-    """Guards the option that keeps a second daemon from taking half of the connections."""
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        with pytest.raises(OSError, match="in use"):
-            two.bind(one.getsockname())

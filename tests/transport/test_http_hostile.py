@@ -158,6 +158,7 @@ async def test_expect_continue_is_answered() -> None:
         assert b" 400 " in await asyncio.wait_for(reader.readuntil(b"\r\n"), 5)
 
 
+@pytest.mark.slow  # a server for each example
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.binary(max_size=60), max_size=3))
 async def test_no_bytes_bring_it_down(pieces: list[bytes]) -> None:

@@ -2,16 +2,21 @@ import asyncio
 import gzip
 import io
 import json
+import math
 import time
 import zlib
 from typing import Any
 
+import grpc
 import msgspec
 import numpy as np
 import pytest
 
 from runtime.core import errors
 from runtime.core.inference import InferRequest, InferResult, OutputTensor
+from runtime.repository.index import ServingIndex
+from runtime.serving.engine import Engine
+from runtime.transport.http_reply import HTTP_STATUS
 from tests.transport.http_harness import App, FakeEngine, as_array, request_json, serving
 
 INFER = "/v2/models/m/infer"
@@ -114,7 +119,16 @@ async def test_status_of_an_error_and_its_text(error: errors.SpillwayError, stat
         assert await app.post(INFER, request_json([1], [1])) == (status, {"error": str(error)})
 
 
-@pytest.mark.parametrize(("hint_s", "told"), [(0.0, "1"), (0.2, "1"), (2.5, "3")])
+async def test_the_engine_itself() -> None:
+    engine = Engine(ServingIndex())
+    async with serving(engine) as app:  # type: ignore[arg-type]
+        status, said = await app.post(INFER, request_json([1], [1]))
+        assert (status, said) == (404, {"error": "Request for unknown model: 'm' is not found"})
+        engine.refuse_new()
+        assert (await app.post(INFER, request_json([1], [1])))[0] == 503
+
+
+@pytest.mark.parametrize(("hint_s", "told"), [(0.0, "1"), (0.2, "1"), (2.5, "3"), (math.inf, "3600")])
 async def test_overload_says_when_to_come_back(hint_s: float, told: str) -> None:
     busy = errors.Overloaded("busy", retry_after_s=hint_s)
     async with (
@@ -122,6 +136,10 @@ async def test_overload_says_when_to_come_back(hint_s: float, told: str) -> None
         app.session.post(app.url + INFER, json=request_json([1], [1])) as reply,
     ):
         assert (reply.status, reply.headers["Retry-After"]) == (429, told)
+
+
+def test_every_code_has_a_status() -> None:
+    assert set(HTTP_STATUS) == set(grpc.StatusCode)
 
 
 async def test_the_text_of_a_bug_stays_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -154,7 +172,7 @@ async def test_deadline_counts_from_the_head() -> None:
         await app.post(INFER, request_json([1], [1]))
     after = time.monotonic()
     assert before + 1.5 <= app.engine.seen[0].deadline <= after + 1.5
-    assert app.engine.seen[1].deadline == float("inf")
+    assert app.engine.seen[1].deadline == math.inf
 
 
 @pytest.mark.parametrize("text", ["0", "-5", "soon", "1.5", "86400001", "\u0663", "9" * 30])

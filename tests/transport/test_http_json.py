@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -43,6 +43,7 @@ def result_of(datatype: str, array: Array) -> InferResult:
     return InferResult("m", "1", [OutputTensor("y", datatype, array)])
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*INTEGERS, "FP32", "FP64", "BOOL"]), st.data(), st.booleans())
 def test_what_json_says_is_what_arrives(datatype: str, data: st.DataObject, nested: bool) -> None:
     shapes = hnp.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=3)
@@ -54,6 +55,7 @@ def test_what_json_says_is_what_arrives(datatype: str, data: st.DataObject, nest
     np.testing.assert_array_equal(got, array)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(codec="utf-8"))))
 def test_strings_arrive_as_text(texts: list[str]) -> None:
     assert array_of(decode(one(texts, [len(texts)], "BYTES"))).tolist() == texts
@@ -203,6 +205,7 @@ def test_binary_choice_of_one_output_overrides_that_of_the_request() -> None:
     assert (binary_choice.wants("a"), binary_choice.wants("b")) == (True, False)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.binary(max_size=20))
 def test_no_bytes_raise_anything_but_our_errors(text: bytes, tail: bytes) -> None:
     with contextlib.suppress(SpillwayError):
@@ -232,6 +235,7 @@ FORMS = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(FORMS, st.binary(max_size=8))
 def test_no_json_raises_anything_but_our_errors(value: dict[str, Any], tail: bytes) -> None:
     try:
@@ -244,6 +248,7 @@ def test_no_json_raises_anything_but_our_errors(value: dict[str, Any], tail: byt
             assert buffer.dtype == DATA_TYPES[head.datatype].dtype
 
 
+@settings(deadline=None)
 @given(st.sampled_from([*INTEGERS, "FP32", "FP64", "BOOL"]), st.data())
 def test_json_outputs_keep_every_value(datatype: str, data: st.DataObject) -> None:
     shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=3)

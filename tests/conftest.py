@@ -1,0 +1,14 @@
+"""What every room's tests share: the one word on a tool that is missing."""
+
+import os
+
+import pytest
+
+
+def require(condition: object, reason: str) -> None:
+    """Skip the test for `reason` unless `condition`; fail it where `SPILLWAY_REQUIRE=1` says that all is installed."""
+    if condition:
+        return
+    if os.environ.get("SPILLWAY_REQUIRE") == "1":
+        pytest.fail(f"SPILLWAY_REQUIRE=1, and {reason}")
+    pytest.skip(reason)

@@ -108,6 +108,17 @@ def echo(*, shape: Sequence[int] = (3, 224, 224)) -> ModelProto:
     return g.model({"x": ("float32", shape)}, {"y": ("float32", shape)})
 
 
+def convolutions(*, layers: int, channels: int = 64, size: int = 32) -> ModelProto:
+    """Convolutions with skips on a small image (12 288 bytes in): much arithmetic on little data, batching never pays."""
+    g = _Graph(seed=7)
+    x = g.node("Relu", g.conv("x", (3, channels), 3))
+    for _ in range(layers):
+        x = g.node("Add", x, g.node("Relu", g.conv(x, (channels, channels), 3)))
+    pooled = g.node("Flatten", g.node("GlobalAveragePool", x), axis=1)
+    g.dense(pooled, channels, 10, scale=0.01, out="y")
+    return g.model({"x": ("float32", [3, size, size])}, {"y": ("float32", [10])})
+
+
 def resnet18(*, classes: int = 1000) -> ModelProto:
     """ResNet-18: 3x224x224 float32 in, 1.8 G multiply-adds, 11.7 M weights."""
     g = _Graph(seed=4)

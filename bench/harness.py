@@ -86,6 +86,9 @@ class Shape:
     duration_s: float = 4.0
     warmup_s: float = 0.5
     connections: int = 1
+    idle_connections: int = 0  # opened beside and held without a call
+    deadline_ms: int = 0  # sent with every call, and the bound of goodput
+    count: int = 0  # stop after so many calls instead; all count, there is no warm-up
 
 
 @dataclass(frozen=True)
@@ -190,14 +193,26 @@ def run_loader(target: Running, prepared: Prepared, shape: Shape) -> Load:
     command += ["--expect", str(prepared.expected), "--tolerance", str(prepared.model.tolerance)]
     if prepared.expected.stat().st_size > _LARGE_REPLY_BYTES:
         command += ["--check-every", "16"]
-    command += ["--duration", str(shape.duration_s), "--warmup", str(shape.warmup_s)]
-    command += ["--concurrency", str(shape.concurrency)]
-    if shape.rate > 0:
-        command += ["--rate", str(shape.rate)]
+    command += _shape_flags(shape)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Unavailable(done.stderr.strip() or f"the loader ended with {done.returncode}")
     return msgspec.json.decode(done.stdout, type=Load)
+
+
+def _shape_flags(shape: Shape) -> list[str]:
+    flags = ["--concurrency", str(shape.concurrency)]
+    if shape.count:
+        flags += ["--count", str(shape.count)]
+    else:
+        flags += ["--duration", str(shape.duration_s), "--warmup", str(shape.warmup_s)]
+    if shape.rate:
+        flags += ["--rate", str(shape.rate)]
+    if shape.deadline_ms:
+        flags += ["--deadline-ms", str(shape.deadline_ms)]
+    if shape.idle_connections:
+        flags += ["--idle-connections", str(shape.idle_connections)]
+    return flags
 
 
 def _await_answer(server: Server, prepared: Prepared, process: subprocess.Popen[bytes], until: float) -> str:

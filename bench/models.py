@@ -42,6 +42,7 @@ class Model:
     max_batch: int
     tolerance: float = 1e-3  # |got - want| <= tolerance * (1 + |want|); 0: the same bytes
     slow: bool = False  # tens of milliseconds a row: needs a longer window
+    config: str = ""  # what config.pbtxt says beyond the batch limit
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _config(model: Model) -> str:
     lines = [f'name: "{model.name}"', 'backend: "onnxruntime"', f"max_batch_size: {model.max_batch}"]
     if model.max_batch > 1:
         lines.append("dynamic_batching { }")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, model.config]).rstrip() + "\n"
 
 
 def _write_samples(prepared: Prepared) -> None:

@@ -36,7 +36,7 @@ def _lines(values: Array) -> list[str]:
         max_line_width=118,
         suppress_small=True,
         precision=6,
-        formatter={"object": str} if values.dtype == object else None,  # type: ignore[arg-type]  # the stubs want all
+        formatter={"object": str} if values.dtype == object else None,
     )
     return text.splitlines()
 
@@ -64,7 +64,7 @@ def _readable(tensor: OutputTensor) -> Array:
     """BYTES as text, BF16 as numbers; everything else as it is."""
     array = tensor.array
     if tensor.datatype == BYTES:
-        texts = [bytes(element).decode(errors="backslashreplace") for element in array.flat]
+        texts = [element.decode(errors="backslashreplace") for element in array.ravel().tolist()]
         return np.fromiter(texts, object, len(texts)).reshape(array.shape)
     if tensor.datatype == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
@@ -80,7 +80,7 @@ def save(answer: Answer, folder: Path) -> None:
     for tensor in answer.result.outputs:
         array = tensor.array
         if tensor.datatype == BYTES:
-            if any(bytes(element).endswith(b"\0") for element in array.flat):
+            if any(element.endswith(b"\0") for element in array.ravel().tolist()):
                 raise InvalidRequest(f"output '{tensor.name}' has elements that end with NUL, .npy cannot hold them")
             array = array.astype(np.bytes_)
         content = io.BytesIO()

@@ -39,10 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "open loop: so many requests a second, with random gaps, whether answers come or not"
     add("--rate", type=_rates, metavar="R[,R]", help=text)
     add("--duration", type=_positive, default=5.0, metavar="S", help="seconds of each load (default 5)")
-    add("--warm-up", type=float, default=0.5, metavar="S", help="seconds before them that do not count (default 0.5)")
+    add("--warm-up", type=_positive, default=0.5, metavar="S", help="seconds before them that do not count (default 0.5)")
     text = "as for `infer`; without, inputs are made up from the model's metadata"
     add("--input", action="append", default=[], metavar="NAME=VALUE", help=text)
-    add("--rows", type=int, default=1, metavar="N", help="rows of a request, for made-up inputs (default 1)")
+    add("--rows", type=_count, default=1, metavar="N", help="rows of a request, for made-up inputs (default 1)")
     text = "shape of a made-up input, where the model leaves it free (ids=1x128)"
     add("--shape", action="append", default=[], type=_shape, metavar="NAME=SHAPE", help=text)
     add("--zeros", action="store_true", help="make up zeros instead of random values")
@@ -51,11 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print JSON")
 
 
-def _counts(text: str) -> list[int]:
-    counts = [int(word) for word in text.split(",")]
-    if not all(1 <= count <= 4096 for count in counts):
+def _count(text: str) -> int:
+    count = int(text)
+    if not 1 <= count <= 4096:
         raise argparse.ArgumentTypeError(f"{text} is not within 1..4096")
-    return counts
+    return count
+
+
+def _counts(text: str) -> list[int]:
+    return [_count(word) for word in text.split(",")]
 
 
 def _rates(text: str) -> list[float]:
@@ -202,11 +206,10 @@ def remarks(cells: "Sequence[Figures]") -> list[str]:
     """Say what the generator is and where it was, or would be, the limit."""
     lines = []
     busiest = max(cells, key=lambda cell: cell.generator_share)
-    limits = [cell.generator_limit_per_s for cell in cells if cell.generator_limit_per_s is not None]
-    if limits:
+    if busiest.generator_limit_per_s is not None:
         lines.append(
-            f"The load generator is Python on one core (column generator): with this request it ends near "
-            f"{max(limits):,.0f} answers/s."
+            f"The load generator is Python and took up to {100 * busiest.generator_share:.0f} % of one core (column "
+            f"generator): with this request it is itself the limit near {busiest.generator_limit_per_s:,.0f} answers/s."
         )
     if busiest.generator_share >= FULL:
         full = ", ".join(cell.load for cell in cells if cell.generator_share >= FULL)

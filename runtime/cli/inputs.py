@@ -146,20 +146,16 @@ def _from_json(text: str, tensor: TensorMetadata) -> Array:
 
 
 def _converted(value: Any, tensor: TensorMetadata) -> Array:
-    if tensor.datatype == BYTES:
-        array = np.array(value, dtype=object)
-        if bad := next((each for each in array.flat if not isinstance(each, str)), None):
-            raise ValueError(f"{bad!r} is no text")
-        return array
-    given_as = np.array(value)
+    array = np.array(value, dtype=object)  # lists of different lengths stay lists, which fit nothing
     wanted = np.dtype(np.float32) if tensor.datatype == "BF16" else DATA_TYPES[tensor.datatype].dtype
-    # numpy would take 1.5 for 1 and text for a number; an empty list is float64
-    if given_as.dtype.kind not in _FITS[wanted.kind] and given_as.size:
-        raise ValueError(f"{given_as.flat[0].item()!r} does not fit")
-    return np.array(value, dtype=wanted)
+    fitting = _FITS[wanted.kind]
+    for element in array.flat:  # numpy would take 1.5 for 1, and text for a number
+        if type(element) not in fitting:
+            raise ValueError(f"{element!r} does not fit")
+    return array.astype(wanted)
 
 
-_FITS = {"b": "b", "i": "iu", "u": "iu", "f": "iuf"}
+_FITS = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str}}
 
 
 def as_sent(array: Array, tensor: TensorMetadata) -> Array:

@@ -3,8 +3,8 @@
     |-- warm-up --|-------- window --------|      load goes on from the first to the last moment; the window counts
 
 Rules
-- In an open loop requests leave when they are due, whether or not earlier ones came back, and latency counts from when a
-  request was due: a server that stalls cannot slow its own examination down (coordinated omission).
+- In an open loop requests leave when they are due, whether or not earlier ones came back, and latency counts from
+  when a request was due: a server that stalls cannot slow its own examination down (coordinated omission).
 - A rate counts the answers that came within the window.
 - The generator watches itself: CPU of its own thread, and how late requests left. What it cannot do, it says.
 """

@@ -96,6 +96,7 @@ def _print_run_time(run_time: RunTime) -> None:
     rows = [
         [str(point.rows), output.seconds(point.run_s), output.seconds(point.run_s / point.rows)]
         for point in run_time.points
+        if point.rows == run_time.pays or point.rows.bit_count() == 1  # the rest is for --json
     ]
     output.say()
     output.table((">rows", ">run", ">a row"), rows, title)

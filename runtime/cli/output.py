@@ -13,6 +13,11 @@ from typing import Any
 import msgspec
 
 
+def is_terminal() -> bool:
+    """Tell whether a person looks at standard output."""
+    return sys.stdout.isatty()
+
+
 def as_json(value: Any) -> None:
     """Print `value` as JSON, indented."""
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
@@ -39,19 +44,18 @@ def pairs(facts: Sequence[tuple[str, str]]) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
     """Print a table; a column whose name starts with `>` is aligned to the right."""
-    cleaned = [[clean(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _drawn(columns, cleaned, title)
-    else:
-        _plain(columns, cleaned, title)
+    if title:
+        say(title)
+    draw = _drawn if is_terminal() else _plain
+    draw([clean(name) for name in columns], [[clean(cell) for cell in row] for row in rows])
 
 
-def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+def _drawn(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console  # noqa: PLC0415 - 30 ms that only a terminal needs
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    drawn = Table(title=title or None, title_justify="left")
+    drawn = Table()
     for name in columns:
         drawn.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     for row in rows:
@@ -72,9 +76,7 @@ _STYLES = {
 """Words that have a colour of their own on a terminal."""
 
 
-def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
-    if title:
-        print(title)
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     names = [name.removeprefix(">") for name in columns]
     right = [name.startswith(">") for name in columns]
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]

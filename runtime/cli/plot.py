@@ -1,5 +1,6 @@
 """The plot of `spillway bench`: answers a second, and latency, for each load."""
 
+import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,28 +29,33 @@ def draw(cells: Sequence[Figures], title: str, path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - 0.5 s, and an extra
     from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title)
     rates, latencies = figure.subplots(1, 2)
-    names = [cell.load for cell in cells]
+    places = range(len(cells))
 
-    bars = rates.bar(names, [cell.answered_per_s for cell in cells], width=0.6, color="#4c78a8")
+    bars = rates.bar(places, [cell.answered_per_s for cell in cells], width=0.6, color="#4c78a8")
     batches = [f"batch {cell.average_batch:.1f}" if cell.average_batch else "" for cell in cells]
     rates.bar_label(bars, [f"{cell.answered_per_s:,.0f}\n{batch}" for cell, batch in zip(cells, batches, strict=True)])
     rates.set_ylabel("answers per second")
     rates.margins(y=0.2)
 
     for key, name, colour in _PERCENTILES:
-        values = [getattr(cell, key) for cell in cells]
-        latencies.plot(
-            names, [None if value is None else value * 1e3 for value in values], "o-", label=name, color=colour
-        )
+        times = [getattr(cell, key) for cell in cells]
+        values = [math.nan if value is None else value * 1e3 for value in times]
+        latencies.plot(places, values, "o-", label=name, color=colour)
     latencies.set_ylabel("latency, ms")
     latencies.set_yscale("log")
+    latencies.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    latencies.yaxis.set_minor_formatter(NullFormatter())
     latencies.grid(visible=True, which="both", axis="y", alpha=0.3)
+    latencies.margins(x=0.2)
     latencies.legend()
+    for panel in (rates, latencies):
+        panel.set_xticks(places, [cell.load for cell in cells])
 
     try:
         figure.savefig(path, dpi=120)

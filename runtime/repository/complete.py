@@ -89,10 +89,10 @@ def _choose_batching(full: pb.ModelConfig, graph: GraphFacts, default_max_batch_
 def _states_full_shapes(config: pb.ModelConfig, graph: GraphFacts) -> bool:
     """Tell whether some stated dims count the first axis of the graph, so that it cannot be a batch axis left out."""
     rank = {tensor.name: len(tensor.shape or ()) for tensor in (*graph.inputs, *graph.outputs)}
-    return any(len(graph_dims(entry)) == rank.get(entry.name) for entry in _tensors(config) if entry.dims)
+    return any(len(_graph_dims(entry)) == rank.get(entry.name) for entry in _tensors(config) if entry.dims)
 
 
-def graph_dims(entry: Tensor) -> Sequence[int]:
+def _graph_dims(entry: Tensor) -> Sequence[int]:
     """The shape that the graph sees for a config entry, without the batch axis."""
     return entry.reshape.shape if entry.HasField("reshape") else entry.dims
 

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 
 from runtime.wire.pb import model_config_pb2 as pb
 
-Path = tuple[tuple[str, int | str | None], ...]
+FieldPath = tuple[tuple[str, int | str | None], ...]
 """Steps to one field: its name, and the index in a list, the key in a map, or None."""
 
 
@@ -86,7 +86,7 @@ class FieldUse:
 
     kind: Literal["refused", "hint"]
     name: str
-    path: Path
+    path: FieldPath
     reason: str
 
 
@@ -105,13 +105,13 @@ def without_refused(config: pb.ModelConfig) -> pb.ModelConfig:
     return clean
 
 
-def _holder(message: Any, path: Path) -> Any:
+def _holder(message: Any, path: FieldPath) -> Any:
     for name, selector in path:
         message = getattr(message, name) if selector is None else getattr(message, name)[selector]
     return message
 
 
-def _uses(message: Message, prefix: str, path: Path) -> Iterator[FieldUse]:
+def _uses(message: Message, prefix: str, path: FieldPath) -> Iterator[FieldUse]:
     for field, value in message.ListFields():
         name = f"{prefix}{field.name}"
         if name in REFUSED:

@@ -12,10 +12,10 @@ Rules
 """
 
 import hashlib
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
@@ -27,8 +27,6 @@ from runtime.repository.files import Digest
 from runtime.repository.settings import RepositorySettings
 from runtime.repository.verdicts import VerdictCache
 from runtime.wire.pb import model_config_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 VERDICT_FORMAT = 1
 """Raised when the trial measures or checks something else than before, so that old verdicts are not believed."""
@@ -137,17 +135,20 @@ def config_bytes(config: pb.ModelConfig) -> bytes:
     return config.SerializeToString(deterministic=True)
 
 
-def runtime_versions() -> dict[str, str]:
-    """Versions of the packages that decide what a trial finds; read from their metadata, nothing is imported."""
-    versions = {}
-    for name in _DISTRIBUTIONS:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = ""
-    return versions
+@cache
+def runtime_versions() -> tuple[str, ...]:
+    """Packages that decide what a trial finds, with their versions; read from their metadata, nothing is imported."""
+    return tuple(f"{name} {_version(name)}" for name in _DISTRIBUTIONS)
 
 
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+@cache
 def machine() -> tuple[str, ...]:
     """What measurements and available providers depend on: processor, usable cores, NVIDIA driver."""
     lines = _lines(Path("/proc/cpuinfo"))

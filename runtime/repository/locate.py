@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runtime.repository.fields import Path
+from runtime.repository.fields import FieldPath
 
 _TOKEN = re.compile(
     r"""(?P<skip>\s+|\#[^\n]*)|(?P<text>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<word>[\w.+-]+)|(?P<mark>.)"""
@@ -26,7 +26,7 @@ class _Node:
     fields: list["_Node"] = field(default_factory=list)
 
 
-def line_of(text: str, path: Path) -> int:
+def line_of(text: str, path: FieldPath) -> int:
     """Line (from 1) of the field at `path`; 0 where it is not found."""
     tokens = list(_tokens(text))
     try:

@@ -6,7 +6,8 @@ Rules
 - Loads and unloads of one model are serialised; different models do not wait for each other, but for the one trial.
 - A load is all or nothing: new versions are loaded and warm before any is published, all are published in one step,
   and what they replace is drained and closed after it. If anything fails, what was served is still served, what was
-  staged is closed, and its files are removed. Only where memory is short do the old versions go first (`policy.py`).
+  staged is closed, and its files are removed. Only where memory is short do the old versions go first (`policy.py`):
+  then a failure leaves nothing served.
 - A load once begun runs to its end, whatever becomes of the call that asked for it.
 - Unchanged files and config are not loaded again.
 - Event loop only. Disk, digests and trials are in worker threads; no lock is held while a request is served.

@@ -30,7 +30,7 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     state_dir: str = "/var/lib/spillway"
     follow_links: bool = False
     default_max_batch_size: int = 4
-    probe_s: float = 0.3
+    probe_s: float = 0.9
     trial_memory_bytes: int | None = None
     trial_timeout_s: float = 120.0
     drain_timeout_s: float = 30.0

@@ -59,13 +59,13 @@ class TrialProcess:
     def try_model(self, job: TrialJob) -> Verdict:
         """Hand one job to the child and wait for its verdict. Blocking."""
         with self._turn:
-            child = self._child
-            if child is None or not child.is_alive():
-                child = self._child = _Child(self._argv)
+            try:
+                child = self._living_child()
+            except OSError as error:
+                return _crash(f"the trial process cannot be started: {error.strerror}")
             limit = self._memory_limit_bytes or int(available_bytes() * MEMORY_SHARE)
             verdict = child.ask(msgspec.json.encode(job), limit, self._timeout_s, self._clock)
-            if verdict is None:
-                verdict = child.epitaph or _crash("the trial ended without a verdict")
+            if verdict is child.epitaph:
                 self._discard()
             return verdict
 
@@ -76,6 +76,13 @@ class TrialProcess:
             child.kill()
         with self._turn:  # only its user may close the pipes: their numbers could be another file's by the next read
             self._discard()
+
+    def _living_child(self) -> "_Child":
+        if self._child is not None and not self._child.is_alive():
+            self._discard()
+        if self._child is None:
+            self._child = _Child(self._argv)
+        return self._child
 
     def _discard(self) -> None:
         if self._child is not None:
@@ -111,8 +118,8 @@ class _Child:
         """Tell whether the process runs and can take a job."""
         return self._process.poll() is None
 
-    def ask(self, job: bytes, limit_bytes: int, timeout_s: float, clock: Clock) -> Verdict | None:
-        """Send a job and guard the child until it answers; None where it did not, with `epitaph` saying why."""
+    def ask(self, job: bytes, limit_bytes: int, timeout_s: float, clock: Clock) -> Verdict:
+        """Send a job and guard the child until it answers; where it does not, the verdict is its `epitaph`."""
         deadline = clock() + timeout_s
         unsent = memoryview(job + b"\n")
         answer = bytearray()
@@ -132,9 +139,9 @@ class _Child:
             if code is not None:
                 self.epitaph = _crash(f"the trial process {_death(code)}{self._last_words()}")
             else:
-                self._look(len(answer), limit_bytes, timeout_s, is_late=clock() >= deadline)
+                self.epitaph = self._look(len(answer), limit_bytes, timeout_s, is_late=clock() >= deadline)
             if self.epitaph is not None:
-                return None
+                return self.epitaph
 
     def kill(self) -> None:
         """End the process and its descendants. Idempotent."""
@@ -158,31 +165,27 @@ class _Child:
         except BrokenPipeError:  # the child died; the loop finds out why
             return unsent[:0]
 
-    def _decode(self, answer: bytes) -> Verdict | None:
+    def _decode(self, answer: bytes) -> Verdict:
         line, _, rest = answer.partition(b"\n")
         try:
             verdict = msgspec.json.decode(line, type=Verdict)
         except ValueError as error:
-            self.epitaph = _crash(f"the trial answered {line[:80]!r} instead of a verdict ({error})")
-            return None
+            verdict = self.epitaph = _crash(f"the trial answered {line[:80]!r} instead of a verdict ({error})")
         if rest:
-            self.epitaph = _crash(f"the trial answered more than a verdict: {rest[:80]!r}")
-            return None
+            verdict = self.epitaph = _crash(f"the trial answered more than a verdict: {rest[:80]!r}")
         return verdict
 
-    def _look(self, answered: int, limit_bytes: int, timeout_s: float, *, is_late: bool) -> None:
-        """Set `epitaph` where a limit is exceeded."""
+    def _look(self, answered: int, limit_bytes: int, timeout_s: float, *, is_late: bool) -> Verdict | None:
+        """Return the epitaph of a child that exceeds a limit."""
         resident = resident_bytes(self._process.pid)
         if resident > limit_bytes:
-            self.epitaph = Verdict(
-                stage="memory",
-                error=f"the trial took {_mib(resident)} MiB of memory, limit {_mib(limit_bytes)} MiB",
-                peak_bytes=resident,
-            )
-        elif answered > MAX_ANSWER_BYTES:
-            self.epitaph = _crash(f"the trial answered more than {MAX_ANSWER_BYTES} bytes")
-        elif is_late:
-            self.epitaph = _crash(f"the trial did not end within {timeout_s:g} s{self._last_words()}")
+            error = f"the trial took {_mib(resident)} MiB of memory, limit {_mib(limit_bytes)} MiB"
+            return Verdict(stage="memory", error=error, peak_bytes=resident)
+        if answered > MAX_ANSWER_BYTES:
+            return _crash(f"the trial answered more than {MAX_ANSWER_BYTES} bytes")
+        if is_late:
+            return _crash(f"the trial did not end within {timeout_s:g} s{self._last_words()}")
+        return None
 
     def _last_words(self) -> str:
         self._complaints += _read(self._stderr.fileno())

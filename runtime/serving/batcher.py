@@ -113,7 +113,7 @@ class Batcher:
             self.statistics.failed(error)
             self._loop.call_soon(_answer_refused, request, done, error)
             return
-        self._accept(entry, now)
+        self._accept(entry)
 
     async def drain(self) -> None:
         """Accept no more; return when everything accepted has its answer."""
@@ -135,7 +135,7 @@ class Batcher:
     def _admit(self, entry: Entry, now: float) -> None:
         place = rank(entry.request.head, self._policy, entry.request.deadline, now)
         entry.level, entry.expires = place.level, place.expires
-        cost = self._learned.of(entry.binding.key).cost
+        cost, refill = self._learned.of(entry.binding.key)
         load = Load(
             self._backlog.count,
             self._backlog.nbytes,
@@ -148,6 +148,8 @@ class Batcher:
         if refused is not None:
             self.statistics.refusals[refused[0]] += 1
             raise refused[1]
+        if self._max_rows > 1:
+            refill.arrived(now)
 
     def _wait_s(self, cost: CostModel, level: int, now: float) -> float:
         """Predicted seconds until a request that arrives now would start."""
@@ -156,7 +158,7 @@ class Batcher:
         ahead_s = cost.backlog_s(self._backlog.rows_ahead(level)) / max(1, self._pool.capacity)
         return self._pool.room_in_s(now) + ahead_s
 
-    def _accept(self, entry: Entry, now: float) -> None:
+    def _accept(self, entry: Entry) -> None:
         request = entry.request
         request.on_cancel = partial(self._cancelled, entry)
         self._accepted += 1
@@ -168,8 +170,6 @@ class Batcher:
         self.statistics.queue_depth.observe(self._backlog.count)
         if entry.expires != math.inf:
             self._expiry.add(entry)
-        if self._max_rows > 1:
-            self._learned.of(entry.binding.key).refill.arrived(now)
         if request.cancelled:  # before it came here
             self._loop.call_soon(request.on_cancel)
         if self._pool.idle and not self._pumping:

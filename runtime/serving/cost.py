@@ -15,6 +15,8 @@ FORGET = 0.98
 OUTLIER = 4.0
 """A run this many times over its prediction counts as this many times: a descheduled thread teaches nothing."""
 TOLERANCE = 1.05
+REFIT_EVERY = 8
+"""Runs between two looks at the figures; a run of a size not seen before is looked at once."""
 EXPLORE_EVERY = 64
 """Every so many batches one may be twice as large as `pays` says, or the model would never learn that it changed."""
 
@@ -44,11 +46,11 @@ class CostModel:
 
     def observe(self, rows: int, run_s: float) -> None:
         """Learn from a finished run."""
-        if self.known and rows in self._mean:
-            run_s = min(run_s, OUTLIER * self.predict(rows))
-        self._learn(rows, run_s)
+        before = self._mean.get(rows)
+        self._learn(rows, run_s if before is None else min(run_s, OUTLIER * before))
         self._runs += 1
-        self._refit()
+        if before is None or self._runs % REFIT_EVERY == 0:
+            self._refit()
 
     def predict(self, rows: int) -> float:
         """Seconds that `rows` rows run; 0 while nothing is known."""

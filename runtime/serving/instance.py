@@ -50,7 +50,7 @@ _LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     1: ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
-    2: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    2: ort.GraphOptimizationLevel.ORT_DISABLE_ALL,  # as Triton's onnxruntime backend reads it
 }
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _LOST = (

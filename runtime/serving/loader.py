@@ -104,7 +104,7 @@ def places(spec: ModelSpec, verdict: Verdict, provider: str, budget: int) -> lis
         asked = [
             Place(gpu, 1)
             for group in spec.instance_groups
-            if group.kind == "GPU"
+            if group.kind in ("GPU", "AUTO")
             for gpu in (group.gpus or (0,))
             for _ in range(group.count)
         ]

@@ -128,7 +128,7 @@ def _rate(cost: RunCost) -> float:
 def fixed_layout(spec: ModelSpec, budget: int) -> CpuLayout | None:
     """The layout that the model's config asks for, or None where it leaves the choice to us."""
     threads = spec.session.intra_op_threads
-    count = sum(group.count for group in spec.instance_groups if group.kind == "CPU")
+    count = sum(group.count for group in spec.instance_groups if group.kind in ("CPU", "AUTO"))
     if count:
         return CpuLayout(instances=count, threads=threads or max(1, budget // count))
     if threads:

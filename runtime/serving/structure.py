@@ -8,6 +8,7 @@ plain one inside the model's folder (research/ops.md section 1.4: hard links and
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import onnx
@@ -19,8 +20,19 @@ class StructureError(ValueError):
     """The file is refused; the text says what and where."""
 
 
-def check_structure(path: Path, *, allow_links: bool) -> bool:
-    """Check the model at `path`; return whether it holds control flow (Loop, If, Scan) anywhere.
+@dataclass(frozen=True, slots=True)
+class Structure:
+    """What the file says that ONNX Runtime's interface does not.
+
+    `control_flow`: Loop, If or Scan anywhere in it; `open_rank`: inputs and outputs whose rank it leaves open.
+    """
+
+    control_flow: bool
+    open_rank: frozenset[str]
+
+
+def check_structure(path: Path, *, allow_links: bool) -> Structure:
+    """Check the model at `path`.
 
     `allow_links`: its external data may be links, because the folder is the operator's own.
 
@@ -37,7 +49,11 @@ def check_structure(path: Path, *, allow_links: bool) -> bool:
         onnx.checker.check_model(str(path))
     except Exception as error:
         raise StructureError(f"onnx.checker refuses it: {_short(error)}") from error
-    return any(node.op_type in CONTROL_FLOW for node in _nodes(model))
+    values = (*model.graph.input, *model.graph.output)
+    return Structure(
+        control_flow=any(node.op_type in CONTROL_FLOW for node in _nodes(model)),
+        open_rank=frozenset(value.name for value in values if not value.type.tensor_type.HasField("shape")),
+    )
 
 
 def _short(error: Exception) -> str:

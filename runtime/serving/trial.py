@@ -16,13 +16,13 @@ import msgspec
 
 from runtime.core.errors import ExecutionError, SpillwayError
 from runtime.core.model import ModelSpec, ProviderChoice
-from runtime.core.verdict import CpuLayout, GraphFacts, RunCost, TrialJob, Verdict
+from runtime.core.verdict import CpuLayout, GraphFacts, GraphTensor, RunCost, TrialJob, Verdict
 from runtime.repository.complete import complete
 from runtime.repository.execution import provider_choices, session_settings
 from runtime.repository.spec import make_spec
 from runtime.serving.instance import VERSION, SessionRunner, open_session
 from runtime.serving.probe import Stopwatch, fixed_layout, measure, run_costs, warm_up
-from runtime.serving.structure import StructureError, check_structure
+from runtime.serving.structure import Structure, StructureError, check_structure
 from runtime.wire.pb import model_config_pb2 as pb
 
 
@@ -30,13 +30,14 @@ def try_model(job: TrialJob) -> Verdict:
     """Take one model through check, load, warm-up and measurement. Never raises for what the model is at fault of."""
     base = _resident_bytes()
     stage, begun = "check", time.perf_counter()
+    graph: GraphFacts | None = None
     try:
-        control_flow = check_structure(Path(job.path), allow_links=job.allow_external_links)
+        structure = check_structure(Path(job.path), allow_links=job.allow_external_links)
         stage = "load"
         config = pb.ModelConfig.FromString(job.config)
         runner, skipped = _open(job, config, threads=1)
         load_s = time.perf_counter() - begun
-        graph = _facts(runner, Path(job.path), control_flow=control_flow)
+        graph = _facts(runner, Path(job.path), structure)
         spec = _spec(job, config, graph)
         stage = "warm-up"
         warm_up(spec, runner)
@@ -69,10 +70,25 @@ def _open(job: TrialJob, config: pb.ModelConfig, threads: int) -> tuple[SessionR
     return open_session(Path(job.path), session_settings(config), threads, choices)
 
 
-def _facts(runner: SessionRunner, path: Path, *, control_flow: bool) -> GraphFacts:
+def _facts(runner: SessionRunner, path: Path, structure: Structure) -> GraphFacts:
     inputs, outputs = runner.graph()
     weights = sum(file.stat().st_size for file in path.parent.rglob("*") if file.is_file())
-    return GraphFacts(inputs=inputs, outputs=outputs, control_flow=control_flow, weight_bytes=weights)
+    return GraphFacts(
+        inputs=_with_open_ranks(inputs, structure),
+        outputs=_with_open_ranks(outputs, structure),
+        control_flow=structure.control_flow,
+        weight_bytes=weights,
+    )
+
+
+def _with_open_ranks(tensors: tuple[GraphTensor, ...], structure: Structure) -> tuple[GraphTensor, ...]:
+    """ONNX Runtime shows an unknown rank as no dimensions at all, like a scalar's."""
+    return tuple(
+        msgspec.structs.replace(tensor, shape=None)
+        if tensor.name in structure.open_rank and not tensor.shape
+        else tensor
+        for tensor in tensors
+    )
 
 
 def _spec(job: TrialJob, config: pb.ModelConfig, graph: GraphFacts) -> ModelSpec:

@@ -232,6 +232,10 @@ def _options(settings: GrpcSettings) -> list[tuple[str, int]]:
         ("grpc.max_metadata_size", settings.max_metadata_bytes),
         ("grpc.absolute_max_metadata_size", settings.max_metadata_bytes),
         ("grpc.max_concurrent_streams", settings.max_streams_per_connection),
+        # Calls that wait to be handed to Python. By default gRPC resets them (CANCELLED, without a word) at random from
+        # 1000 on and all from 3000 on; `maximum_concurrent_rpcs` refuses with a status instead.
+        ("grpc.server.max_pending_requests", settings.max_concurrent_calls),
+        ("grpc.server.max_pending_requests_hard_limit", settings.max_concurrent_calls),
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.max_ping_strikes", settings.max_ping_strikes),
         ("grpc.so_reuseport", 0),  # else a second daemon would share the port without a word

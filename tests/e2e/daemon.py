@@ -87,9 +87,7 @@ def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def running(
-    repository: Path, folder: Path, *flags: str, settings: Mapping[str, str] | None = None
-) -> Iterator[Daemon]:
+def running(repository: Path, folder: Path, *flags: str, settings: Mapping[str, str] | None = None) -> Iterator[Daemon]:
     """Run a daemon until the end of the block; it may have ended by then.
 
     Raises:

@@ -39,6 +39,7 @@ ECHO_TYPES = {
 
 FOREVER = 2**62
 """Turns of `spin` that no test lives to see the end of."""
+_ONE_INSTANCE = "instance_group { count: 1 kind: KIND_CPU }"
 LABELS = ("red", "green", "blue")
 
 
@@ -60,7 +61,9 @@ def simple_string() -> ModelProto:
 
 def echo(element: int, shape: Shape = ("rows", "columns")) -> ModelProto:
     """`y` = `x`."""
-    return _model([helper.make_node("Identity", ["x"], ["y"])], [_value("x", element, shape)], [_value("y", element, shape)])
+    return _model(
+        [helper.make_node("Identity", ["x"], ["y"])], [_value("x", element, shape)], [_value("y", element, shape)]
+    )
 
 
 def times(factor: float, columns: int = 2) -> ModelProto:
@@ -118,7 +121,7 @@ def write_repository(folder: Path) -> None:
     )
     (folder / "classes" / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
     add(folder, "versions", {1: times(1), 2: times(2)}, "version_policy { all {} }")
-    add(folder, "spin", {1: spin()}, "max_batch_size: 1")
+    add(folder, "spin", {1: spin()}, f"max_batch_size: 1 {_ONE_INSTANCE}")
     add(folder, "narrow", {1: spin()}, _queue_config("max_queue_size: 1"))
     patience = "default_timeout_microseconds: 20000 allow_timeout_override: true"
     add(folder, "hasty", {1: spin()}, _queue_config(patience))
@@ -141,7 +144,9 @@ def _triton_config(name: str, batch: int, datatype: str, dims: int, *, outputs: 
     tensors = [("input", f"INPUT{index}") for index in range(2)]
     tensors += [("output", f"OUTPUT{index}") for index in range(outputs)]
     lines = [f'name: "{name}"', 'platform: "onnxruntime_onnx"', f"max_batch_size: {batch}", "dynamic_batching {}"]
-    lines += [f'{kind} [ {{ name: "{tensor}" data_type: TYPE_{datatype} dims: [ {dims} ] }} ]' for kind, tensor in tensors]
+    lines += [
+        f'{kind} [ {{ name: "{tensor}" data_type: TYPE_{datatype} dims: [ {dims} ] }} ]' for kind, tensor in tensors
+    ]
     return "\n".join(lines)
 
 
@@ -155,10 +160,7 @@ def _echo_config(datatype: str) -> str:
 
 
 def _queue_config(policy: str) -> str:
-    return (
-        "max_batch_size: 1 instance_group { count: 1 kind: KIND_CPU } "
-        f"dynamic_batching {{ default_queue_policy {{ {policy} }} }}"
-    )
+    return f"max_batch_size: 1 {_ONE_INSTANCE} dynamic_batching {{ default_queue_policy {{ {policy} }} }}"
 
 
 def _value(name: str, element: int, shape: Shape) -> ValueInfoProto:

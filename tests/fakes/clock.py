@@ -1,7 +1,8 @@
-"""An event loop whose time jumps to the next timer, so that no test sleeps and every run is the same.
+"""Event loops whose clock belongs to the test, so that none sleeps.
 
-`@simulated` runs an async test on one. Threads have no place here: `run_in_executor` calls the function on the loop,
-and a wait that nothing can end is an error at once instead of a hang.
+`@simulated`: time jumps to the next timer and every run is the same. Threads have no place there: `run_in_executor`
+calls the function on the loop, and a wait that nothing can end is an error at once instead of a hang.
+`@with_threads`: a real loop whose clock can be put forward.
 """
 
 import asyncio
@@ -76,6 +77,21 @@ class ManualLoop(asyncio.SelectorEventLoop):
         return answer
 
 
+class ShiftedLoop(asyncio.SelectorEventLoop):
+    """A real loop, with real threads, whose clock can be put forward: a deadline passes when the test says so."""
+
+    def __init__(self) -> None:
+        self._ahead_s = 0.0
+        super().__init__()
+
+    def time(self) -> float:
+        return super().time() + self._ahead_s
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass at once."""
+        self._ahead_s += seconds
+
+
 def manual_loop() -> ManualLoop:
     """The manual loop that runs now."""
     loop = asyncio.get_running_loop()
@@ -85,10 +101,20 @@ def manual_loop() -> ManualLoop:
 
 def simulated(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
     """Run an async test on a `ManualLoop`."""
+    return _on(ManualLoop, test)
 
+
+def with_threads(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an async test on a `ShiftedLoop`."""
+    return _on(ShiftedLoop, test)
+
+
+def _on(
+    factory: Callable[[], asyncio.AbstractEventLoop], test: Callable[P, Coroutine[Any, Any, None]]
+) -> Callable[P, None]:
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with asyncio.Runner(loop_factory=ManualLoop) as runner:
+        with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(test(*args, **kwargs))
 
     return run

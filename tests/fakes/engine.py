@@ -48,6 +48,7 @@ class Held:
         if not self.answered:
             self.answered = True
             self.engine.held.remove(self)
+            self.request.on_cancel = None
             self.done(self.engine.answer(self.request) if outcome is None else outcome)
             self.request.release()
 

@@ -144,7 +144,7 @@ def test_a_verdict_survives_the_cache(tmp_path: Path) -> None:
 
 
 def test_versions_and_machine_are_known_without_importing_the_runtime() -> None:
-    assert runtime_versions()["onnx"]
+    assert any(each.startswith("onnx 1.") for each in runtime_versions())
     processor, cores, _ = machine()
     assert processor
     assert int(cores) >= 1

@@ -372,6 +372,22 @@ async def test_memory_decides_what_goes_first(
     assert house.states() == {("m", 1): "UNLOADED", ("m", 2): "READY"}
 
 
+async def test_a_failure_after_the_old_version_went_leaves_nothing_behind(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.trial.needed_bytes = 50 * MIB
+    house.write("m", {1: b"1"})
+    await started(house, "m")
+    monkeypatch.setattr(memory, "available_bytes", lambda: 40 * MIB)
+    house.loader.failing.add(2)
+    house.write("m", {2: b"2"})
+    with pytest.raises(LoadFailed):
+        await house.manager.load("m")
+    assert house.states() == {("m", 1): "UNLOADED", ("m", 2): "FAILED"}
+    assert house.loader.open() == []
+    assert not house.manager.all_ready()
+
+
 async def test_what_does_not_fit_is_refused_with_the_figures(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     house.trial.needed_bytes = 50 * MIB
     house.write("m", {1: b"1"})
@@ -546,8 +562,8 @@ async def test_a_load_that_waited_for_its_turn_is_refused_after_a_stop(house: Ho
 
 
 async def test_one_trial_at_a_time(house: House) -> None:
-    house.write("a")
-    house.write("b")
+    house.write("a", {1: b"a"})
+    house.write("b", {1: b"b"})
     await started(house)
     meeting = threading.Barrier(2)
 
@@ -601,6 +617,7 @@ async def look_for_ever(house: House) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.slow
 async def test_any_interleaving_of_calls_leaves_one_consistent_state(house: House) -> None:
     """Loads, overrides, unloads and look-ups of two models at random; in the end nothing is open but what is found."""
     chance = random.Random(7)

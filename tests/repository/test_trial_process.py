@@ -1,6 +1,7 @@
 """The trial child and its guard: whatever the child does ends as a verdict."""
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -99,10 +100,18 @@ def test_a_child_that_floods_its_complaints_is_heard_out() -> None:
     assert len(verdict.error) < 1000
 
 
-def test_a_child_that_does_not_start_is_no_fault_of_the_model() -> None:
-    trial = TrialProcess(["/no/such/program"], None, 1.0)
-    with pytest.raises(FileNotFoundError):
-        trial.try_model(JOB)
+def test_a_child_that_does_not_start_is_told() -> None:
+    verdict = TrialProcess(["/no/such/program"], None, 1.0).try_model(JOB)
+    assert verdict == Verdict(stage="crash", error="the trial process cannot be started: No such file or directory")
+
+
+def test_a_child_that_died_idle_is_replaced() -> None:
+    trial = TrialProcess([sys.executable, "-S", "-c", f"import sys, os\n{GOOD}"], 500 * MIB, 10.0)
+    first = int(trial.try_model(JOB).load_s)
+    os.kill(first, signal.SIGKILL)
+    os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    assert trial.try_model(JOB).load_s not in (0, first)
+    trial.close()
 
 
 def test_close_ends_a_trial_under_way() -> None:

@@ -94,7 +94,7 @@ def test_exploring_finds_that_batching_pays_after_all() -> None:
     assert cost.pays == 1
     for _ in range(40 * EXPLORE_EVERY):
         cost.observe(cost.limit(), 0.010)
-    assert cost.pays > 8
+    assert cost.pays >= 8
 
 
 @given(st.lists(st.tuples(st.integers(1, 16), st.floats(0, 100)), max_size=60), st.integers(1, 16))

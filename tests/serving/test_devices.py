@@ -310,17 +310,34 @@ async def test_callers_that_answer_at_once_do_not_extend_the_turn() -> None:
 
 
 @simulated
-async def test_one_slow_run_moves_the_model_to_a_thread_for_good() -> None:
-    naps = [0.0, 0.003, 0.0]  # real time: that is what is measured
-    runner = FakeRunner(fixed_s=0.010, blocks=lambda _rows: time.sleep(naps.pop(0)) if naps else None)
+async def test_a_slow_model_moves_to_a_thread_for_good() -> None:
+    work_s = [0.0, 0.003, 0.003, 0.0]  # real time: that is what is measured
+
+    def work(_: int) -> None:
+        begun, wanted = time.thread_time(), work_s.pop(0) if work_s else 0.0
+        while time.thread_time() - begun < wanted:
+            pass
+
+    runner = FakeRunner(fixed_s=0.010, blocks=work)
     rig = Rig(echo_spec(max_batch_size=1), [runner], inline=True)
-    rig.send_many(4)
+    rig.send_many(5)
     await asyncio.sleep(0)
-    assert len(runner.sizes) == 2
+    assert len(runner.sizes) == 3, "the second was suspected, the third proved it"
     assert not rig.pool.inline
     await rig.settle()
     assert all(sent.answered for sent in rig.sent)
     assert rig.now_s == pytest.approx(0.020, abs=0.001), "two runs on the simulated driver"
+
+
+@simulated
+async def test_a_run_that_was_descheduled_moves_nothing() -> None:
+    naps = [0.003, 0.003, 0.003]
+    runner = FakeRunner(fixed_s=0.010, blocks=lambda _rows: time.sleep(naps.pop(0)) if naps else None)
+    rig = Rig(echo_spec(max_batch_size=1), [runner], inline=True)
+    rig.send_many(5)
+    await asyncio.sleep(0)
+    assert len(runner.sizes) == 5
+    assert rig.pool.inline
 
 
 @simulated

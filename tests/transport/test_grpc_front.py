@@ -1,8 +1,10 @@
 import asyncio
+import gc
 import gzip
 import math
 import struct
 import time
+import weakref
 from typing import Any
 
 import grpc
@@ -14,7 +16,7 @@ from runtime.transport.call import Call, StreamCall, UnaryCall
 from runtime.transport.reflection import REFLECTION
 from runtime.transport.routes import Routes
 from runtime.wire.pool import SERVICE
-from tests.fakes.engine import FakeEngine
+from tests.fakes.engine import FakeEngine, echo
 from tests.transport.grpc_harness import infer_request, rows_of, serving, status_of
 
 INFER = f"/{SERVICE}/ModelInfer"
@@ -99,6 +101,26 @@ async def test_a_caller_that_goes_away_cancels_its_request() -> None:
         assert engine.cancelled == 1
         engine.holding = False
         assert rows_of(await server.call("ModelInfer", infer_request(2.0))) == [2.0]
+
+
+async def test_nothing_keeps_an_answered_request_alive() -> None:
+    """Its buffers are the received message: a cycle would keep them until the collector comes by."""
+    traces: list[weakref.ref[object]] = []
+
+    def answer(request: InferRequest) -> InferResult:
+        request.release = lambda: None  # a function that only this request holds
+        traces.append(weakref.ref(request.release))
+        return echo(request)
+
+    gc.disable()
+    try:
+        async with serving(FakeEngine(answer)) as server:
+            for _ in range(3):
+                await server.call("ModelInfer", infer_request(1.0))
+                server.engine.seen.clear()
+            assert [trace() is None for trace in traces[:2]] == [True, True]
+    finally:
+        gc.enable()
 
 
 async def test_a_deadline_reaches_the_request_and_cancels_it() -> None:

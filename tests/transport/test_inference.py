@@ -1,6 +1,3 @@
-import gc
-import weakref
-
 import pytest
 
 from runtime.core.errors import Cancelled, InvalidRequest, SpillwayError
@@ -72,20 +69,3 @@ async def test_cancelling_the_call_cancels_the_request() -> None:
 
     assert engine.seen[0].cancelled
     assert isinstance(call.answers[0], Cancelled)
-
-
-async def test_nothing_keeps_an_answered_request_alive() -> None:
-    """Its buffers are the received message: a cycle would keep them until the collector comes by."""
-    engine = FakeEngine()
-    call = FakeUnaryCall()
-    gc.disable()
-    try:
-        handlers(engine).infer(infer_request(1.0).SerializeToString(), call)
-        await call.answered.wait()
-        gone = weakref.ref(engine.seen[0])
-        engine.seen.clear()
-        engine.__dict__.pop("_tell", None)
-        del call
-        assert gone() is None
-    finally:
-        gc.enable()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from runtime.core.tensor import Array
 
 FULL = 0.9
-"""A generator that took this much of its core was the limit itself."""
+"""A generator that took this much of its core was the limit itself; so was a machine as busy as that."""
 LATE_S = 0.005
 """Requests that leave later than this are not the load that was asked for."""
 COLUMNS = ("load", ">answers/s", ">p50", ">p90", ">p99", ">max", ">avg batch", ">errors", ">generator")
@@ -39,7 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "open loop: so many requests a second, with random gaps, whether answers come or not"
     add("--rate", type=_rates, metavar="R[,R]", help=text)
     add("--duration", type=_positive, default=5.0, metavar="S", help="seconds of each load (default 5)")
-    add("--warm-up", type=_positive, default=0.5, metavar="S", help="seconds before them that do not count (default 0.5)")
+    add(
+        "--warm-up",
+        type=_positive,
+        default=0.5,
+        metavar="S",
+        help="seconds before them that do not count (default 0.5)",
+    )
     text = "as for `infer`; without, inputs are made up from the model's metadata"
     add("--input", action="append", default=[], metavar="NAME=VALUE", help=text)
     add("--rows", type=_count, default=1, metavar="N", help="rows of a request, for made-up inputs (default 1)")
@@ -184,6 +190,8 @@ def _print(cells: "Sequence[Figures]", args: argparse.Namespace) -> None:
     for cell in cells:
         for each in cell.errors:
             output.say(f"{cell.load}: {each.count} x {each.kind}, the first: {each.example}")
+        if not cell.answered and not cell.errors:
+            output.say(f"{cell.load}: no answer came within {args.duration:g} s: give a longer --duration")
         if cell.late_p99_s > LATE_S:
             output.say(f"{cell.load}: 1 % of the requests left more than {output.seconds(cell.late_p99_s)} late")
     for line in remarks(cells):
@@ -210,6 +218,11 @@ def remarks(cells: "Sequence[Figures]") -> list[str]:
         lines.append(
             f"The load generator is Python and took up to {100 * busiest.generator_share:.0f} % of one core (column "
             f"generator): with this request it is itself the limit near {busiest.generator_limit_per_s:,.0f} answers/s."
+        )
+    if crowded := [cell.load for cell in cells if cell.machine_share >= FULL]:
+        busy = 100 * max(cell.machine_share for cell in cells)
+        lines.append(
+            f"This machine was busy to {busy:.0f} % at {', '.join(crowded)}: its cores are part of the figures."
         )
     if busiest.generator_share >= FULL:
         full = ", ".join(cell.load for cell in cells if cell.generator_share >= FULL)

@@ -1,7 +1,6 @@
 """`spillway config check|show`: what is wrong with a model repository, and what the daemon's settings are."""
 
 import argparse
-import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -60,7 +59,7 @@ def run_check(args: argparse.Namespace) -> int:
         finally:
             gate.rest()
     if args.json:
-        output.as_json({"good": report.is_good, **dataclasses.asdict(report)})
+        output.as_json({"good": report.is_good, "ignored": report.ignored, "models": report.models})
     else:
         _print_report(report, whole=args.corrected)
     return 0 if report.is_good else 1

@@ -58,8 +58,9 @@ def given(texts: Sequence[str], wanted: Sequence[TensorMetadata]) -> dict[str, A
             raise InvalidRequest(f"--input {text!r} is not NAME=@FILE.npy, NAME=@FILE:DATATYPE:SHAPE or NAME=JSON")
         if name not in by_name:
             raise InvalidTensor(f"there is no input '{name}', the model has {sorted(by_name)}")
-        array = _from_file(value[1:], name) if value.startswith("@") else _from_json(value, by_name[name])
-        arrays[name] = with_batch_axis(as_sent(array, by_name[name]), by_name[name].shape)
+        tensor = by_name[name]
+        array = _marked(_from_file(value[1:], name), tensor) if value.startswith("@") else _from_json(value, tensor)
+        arrays[name] = with_batch_axis(array, tensor.shape)
     return arrays
 
 
@@ -86,17 +87,16 @@ def made_up(
             raise InvalidRequest(
                 f"input '{tensor.name}' has shape {list(tensor.shape)}: give --shape {tensor.name}={free}"
             )
-        arrays[tensor.name] = as_sent(_values(tensor.datatype, shape, None if zeros else random), tensor)
+        arrays[tensor.name] = _values(_dtype_of(tensor), shape, None if zeros else random)
     return arrays
 
 
-def _values(datatype: str, shape: Sequence[int], random: np.random.Generator | None) -> Array:
-    if datatype == BYTES:
-        return np.full(shape, b"" if random is None else b"spillway", dtype=object)
-    dtype = np.dtype(np.float32) if datatype == "BF16" else DATA_TYPES[datatype].dtype
+def _values(dtype: "np.dtype[Any]", shape: Sequence[int], random: np.random.Generator | None) -> Array:
+    if dtype.kind == "O":
+        return np.full(shape, b"" if random is None else b"spillway", dtype)
     if random is None:
         return np.zeros(shape, dtype)
-    if dtype.kind == "f":
+    if dtype.kind in "fV":
         return random.random(shape).astype(dtype)
     if dtype.kind == "b":
         return random.random(shape) < 0.5
@@ -141,31 +141,46 @@ def _from_json(text: str, tensor: TensorMetadata) -> Array:
         raise InvalidRequest(f"input '{tensor.name}': {text[:40]!r} is neither @FILE nor JSON ({error})") from error
     try:
         return _converted(value, tensor)
-    except (ValueError, OverflowError, TypeError) as error:
+    except (ValueError, ArithmeticError, TypeError) as error:
         raise InvalidTensor(f"input '{tensor.name}' is {tensor.datatype}: {error}") from error
 
 
 def _converted(value: Any, tensor: TensorMetadata) -> Array:
     array = np.array(value, dtype=object)  # lists of different lengths stay lists, which fit nothing
-    wanted = np.dtype(np.float32) if tensor.datatype == "BF16" else DATA_TYPES[tensor.datatype].dtype
+    wanted = _dtype_of(tensor)
     fitting = _FITS[wanted.kind]
     for element in array.flat:  # numpy would take 1.5 for 1, and text for a number
         if type(element) not in fitting:
             raise ValueError(f"{element!r} does not fit")
-    return array.astype(wanted)
+    with np.errstate(over="raise"):
+        return array.astype(np.float64 if wanted.kind == "V" else wanted).astype(wanted)
 
 
-_FITS = {"b": {bool}, "i": {int}, "u": {int}, "f": {int, float}, "O": {str}}
+_FITS: dict[str, set[type]] = {
+    "b": {bool},
+    "i": {int},
+    "u": {int},
+    "f": {int, float},
+    "V": {int, float},  # what numpy takes bfloat16 for
+    "O": {str},
+}
 
 
-def as_sent(array: Array, tensor: TensorMetadata) -> Array:
-    """Mark the bits of BF16 as such: numpy has no such type, and files hold it as two bytes without a meaning."""
-    if tensor.datatype != "BF16" or array.dtype.name == "bfloat16":
-        return array
+def _dtype_of(tensor: TensorMetadata) -> "np.dtype[Any]":
+    """The dtype that the client sends as the tensor's data type; numpy has none for BF16, ml_dtypes brings it."""
+    if tensor.datatype not in DATA_TYPES:
+        raise InvalidTensor(f"input '{tensor.name}' has data type {tensor.datatype}, known are {sorted(DATA_TYPES)}")
+    if tensor.datatype != "BF16":
+        return DATA_TYPES[tensor.datatype].dtype
     try:
         import ml_dtypes  # noqa: PLC0415 - only BF16 needs it, and the daemon does not
     except ImportError as error:
         raise InvalidRequest(f"input '{tensor.name}' is BF16: pip install ml_dtypes") from error
-    if array.dtype.kind == "f":
-        return array.astype(ml_dtypes.bfloat16)
-    return array.view(ml_dtypes.bfloat16)
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+def _marked(array: Array, tensor: TensorMetadata) -> Array:
+    """Take two bytes without a meaning, as files hold BF16, for what the model wants; everything else stays."""
+    is_bits = array.dtype.itemsize == 2 and array.dtype.kind in "Vu"
+    return array.view(_dtype_of(tensor)) if tensor.datatype == "BF16" and is_bits else array

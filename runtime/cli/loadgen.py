@@ -16,9 +16,10 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
+import psutil
 
 from runtime.core.errors import SpillwayError
 
@@ -110,7 +111,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What one cell showed. Latencies are None where nothing was answered, batches where the server does not count.
 
     `generator_share`: CPU of the generator's thread, 1 is one core. `generator_limit_per_s`: the rate at which that
-    thread would have been full. `late_p99_s`: how late requests of an open loop left.
+    thread would have been full. `machine_share`: how busy all cores of this machine were, 1 is all of them.
+    `late_p99_s`: how late requests of an open loop left.
     """
 
     load: str
@@ -128,6 +130,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     average_batch: float | None
     generator_share: float
     generator_limit_per_s: float | None
+    machine_share: float
     late_p99_s: float
 
 
@@ -143,10 +146,10 @@ async def measure(cell: Cell, ask: Ask, count: Count, *, warm_up_s: float, windo
     watch = asyncio.ensure_future(_watch(tally.window, count))
     try:
         await (_open_loop(cell.rate, ask, tally) if cell.is_open else _closed_loop(cell.clients, ask, tally))
-        share, average_batch = await watch
+        observed = await watch
     finally:
         watch.cancel()
-    return _figures(cell, tally, share, average_batch)
+    return _figures(cell, tally, observed)
 
 
 async def _closed_loop(clients: int, ask: Ask, tally: Tally) -> None:
@@ -203,20 +206,36 @@ async def _outcome(ask: Ask) -> SpillwayError | None:
     return None
 
 
-async def _watch(window: Window, count: Count) -> tuple[float, float | None]:
-    """CPU of this thread over the window as a share of one core, and the average batch that the server formed."""
+class Observed(NamedTuple):
+    """What was seen of this thread (share of one core), this machine (share of all cores) and the server's batches."""
+
+    share: float
+    machine_share: float
+    average_batch: float | None
+
+
+async def _watch(window: Window, count: Count) -> Observed:
     clock = asyncio.get_running_loop().time
     await asyncio.sleep(window.start - clock())
-    before, begun, cpu_s = await count(), clock(), time.thread_time()
+    before = await count()
+    begun, cpu_s, machine = clock(), time.thread_time(), psutil.cpu_times()
     await asyncio.sleep(window.end - clock())
     share = (time.thread_time() - cpu_s) / (clock() - begun)
+    machine_share = _busy(machine, psutil.cpu_times())
     after = await count()
     if before is None or after is None or after.batches == before.batches:
-        return share, None
-    return share, (after.rows - before.rows) / (after.batches - before.batches)
+        return Observed(share, machine_share, None)
+    return Observed(share, machine_share, (after.rows - before.rows) / (after.batches - before.batches))
 
 
-def _figures(cell: Cell, tally: Tally, share: float, average_batch: float | None) -> Figures:
+def _busy(before: Any, after: Any) -> float:
+    """Share of all cores' time that was not idle."""
+    passed = [late - early for early, late in zip(before, after, strict=True)]
+    idle = after.idle - before.idle + after.iowait - before.iowait
+    return max(0.0, 1 - idle / sum(passed)) if sum(passed) > 0 else 0.0
+
+
+def _figures(cell: Cell, tally: Tally, observed: Observed) -> Figures:
     window_s = tally.window.end - tally.window.start
     ordered = sorted(tally.latencies_s)
     return Figures(
@@ -234,9 +253,10 @@ def _figures(cell: Cell, tally: Tally, share: float, average_batch: float | None
         p90_s=percentile(ordered, 0.9),
         p99_s=percentile(ordered, 0.99),
         max_s=ordered[-1] if ordered else None,
-        average_batch=average_batch,
-        generator_share=share,
-        generator_limit_per_s=tally.answered / window_s / share if share and tally.answered else None,
+        average_batch=observed.average_batch,
+        generator_share=observed.share,
+        generator_limit_per_s=tally.answered / window_s / observed.share if observed.share and tally.answered else None,
+        machine_share=observed.machine_share,
         late_p99_s=percentile(sorted(tally.lateness_s), 0.99) or 0.0,
     )
 

@@ -177,7 +177,8 @@ def repository(config: Config) -> Iterator[Check]:
     if not listing.folders:
         yield warn("repository", f"{where} holds no models", "the layout is MODEL/1/model.onnx")
         return
-    yield ok("repository", f"{where} holds {len(listing.folders)} models")
+    count = len(listing.folders)
+    yield ok("repository", f"{where} holds {count} model{'s' if count > 1 else ''}")
     for name, folder in listing.folders.items():
         try:
             list_versions(folder)

@@ -19,8 +19,8 @@ def is_terminal() -> bool:
 
 
 def as_json(value: Any) -> None:
-    """Print `value` as JSON, indented."""
-    print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    """Print `value` as JSON, indented; paths are text."""
+    print(msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode())
 
 
 def clean(text: str) -> str:

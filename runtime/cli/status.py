@@ -74,7 +74,7 @@ def notes(document: StatusDocument) -> list[str]:
     skipped: dict[tuple[str, str], list[str]] = {}
     for model in document.models:
         name = f"{model.model}/{model.version}" if model.version else model.model
-        if model.reason:
+        if model.reason.upper() not in ("", model.state):
             lines.append(f"{name} is {model.state}: {model.reason}")
         if model.serving is None:
             continue
@@ -85,6 +85,8 @@ def notes(document: StatusDocument) -> list[str]:
                 f"{name}: {_share(most.count, counters.batches)} of its batches were cut because {most.meaning}"
             )
         lines += [f"{name}: {each.count} refused, because {each.meaning}" for each in counters.refusals]
+        others = [each for each in counters.failures if each.reason != "REJECTED"]  # those are told above
+        lines += [f"{name}: {each.count} failed, because {each.meaning}" for each in others]
         for each in model.serving.skipped:
             skipped.setdefault((each.provider, each.reason), []).append(name)
     for (provider, reason), names in skipped.items():

@@ -20,12 +20,17 @@ class GraphTensor(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GraphFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the graph itself says. `control_flow`: it holds Loop, If or Scan somewhere."""
+    """What the graph itself says, and what running it showed.
+
+    `control_flow`: some node holds a graph of its own (Loop, If, Scan ...). `batch_fault`: why the first axis is not
+    the batch although the graph leaves it open; empty where nothing speaks against it.
+    """
 
     inputs: tuple[GraphTensor, ...]
     outputs: tuple[GraphTensor, ...]
     control_flow: bool = False
     weight_bytes: int = 0
+    batch_fault: str = ""
 
 
 class RunCost(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +53,7 @@ class TrialJob(msgspec.Struct, frozen=True, kw_only=True):
     `config` is the model's config as a serialized `ModelConfig` (before completion), so that the child completes it
     by the same pure function as the daemon. `path` is absolute; `folder` is the model's folder (for warm-up data).
     `providers` is the node's default order, used where the config names none. `probe_s` bounds the measurement.
+    `memory_bytes` is what the child may take in all before it is killed, 0 where nobody says.
     """
 
     model: str
@@ -59,6 +65,7 @@ class TrialJob(msgspec.Struct, frozen=True, kw_only=True):
     thread_budget: int
     default_max_batch_size: int
     probe_s: float
+    memory_bytes: int = 0
     allow_external_links: bool = False
 
 
@@ -66,7 +73,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """Outcome of a trial. `error` empty means accepted; else `stage` says where: check, load, warm-up, memory, crash.
 
     `provider` is the one that started; `skipped` names those that did not, each with its reason.
-    `peak_bytes` is the child's greatest resident memory, `base_bytes` what it held before the model.
+    `peak_bytes` less `base_bytes` is the host memory that loading takes, for all instances of `layout`: what the child
+    held at most while one session loaded and ran its largest batches, and before.
     `costs` are for `layout.threads` threads; empty where nothing could be measured (dynamic inputs, no time).
     """
 

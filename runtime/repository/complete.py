@@ -3,8 +3,9 @@
 Rules (Triton's, with what its users get wrong explained)
 - A config is partial if it lacks the inputs or the outputs, one of the graph's inputs, or a data type or `dims`.
   Only a partial config gets a batch limit of its own: `default_max_batch_size`, if the first axis of every input and
-  output of the graph is dynamic and the stated dims, if any, leave that axis out; else 0. If the limit is above 1 and
-  no scheduler is named, `dynamic_batching` is switched on. A complete config is taken at its word: 0 is no batch axis.
+  output of the graph is dynamic, the trial's batch of two did not fail, and the stated dims, if any, leave that axis
+  out; else 0. If the limit is above 1 and no scheduler is named, `dynamic_batching` is switched on. A complete config
+  is taken at its word: 0 is no batch axis.
 - Inputs left out are added in the order of the graph. Outputs are added only if none is listed: a list of outputs is
   a choice, and what is not listed is not served.
 - A -1 in `dims` where the graph has a fixed size takes that size, so that a wrong request is refused at the door.
@@ -74,9 +75,10 @@ def is_partial(config: pb.ModelConfig, graph: GraphFacts) -> bool:
 
 
 def can_batch(graph: GraphFacts) -> bool:
-    """Tell whether the first axis of every input and output is dynamic, so that it may be the batch axis."""
-    tensors = (*graph.inputs, *graph.outputs)
-    return bool(graph.inputs) and all(tensor.shape and tensor.shape[0] == -1 for tensor in tensors)
+    """Tell whether the first axis of every input and output is dynamic, and running it showed no reason against it."""
+    if graph.batch_fault or not graph.inputs:
+        return False
+    return all(tensor.shape and tensor.shape[0] == -1 for tensor in (*graph.inputs, *graph.outputs))
 
 
 def _choose_batching(full: pb.ModelConfig, graph: GraphFacts, default_max_batch_size: int) -> None:

@@ -64,7 +64,8 @@ class TrialProcess:
             except OSError as error:
                 return _crash(f"the trial process cannot be started: {error.strerror}")
             limit = self._memory_limit_bytes or int(available_bytes() * MEMORY_SHARE)
-            verdict = child.ask(msgspec.json.encode(job), limit, self._timeout_s, self._clock)
+            told = msgspec.structs.replace(job, memory_bytes=limit)
+            verdict = child.ask(msgspec.json.encode(told), limit, self._timeout_s, self._clock)
             if verdict is child.epitaph:
                 self._discard()
             return verdict

@@ -140,7 +140,7 @@ class Batcher:
             self._backlog.count,
             self._backlog.nbytes,
             self._wait_s(cost, entry.level, now),
-            cost.predict(entry.rows),
+            cost.predict(entry.rows) + self._learned.handover_s,
             place.queue.max_queue_size,
             self._backlog.level_count(entry.level),
         )
@@ -155,8 +155,8 @@ class Batcher:
         """Predicted seconds until a request that arrives now would start."""
         if not self._backlog.count and self._pool.idle:
             return 0.0
-        ahead_s = cost.backlog_s(self._backlog.rows_ahead(level)) / max(1, self._pool.capacity)
-        return self._pool.room_in_s(now) + ahead_s
+        ahead_s = cost.backlog_s(self._backlog.rows_ahead(level), self._learned.handover_s)
+        return self._pool.room_in_s(now) + ahead_s / max(1, self._pool.capacity)
 
     def _accept(self, entry: Entry) -> None:
         request = entry.request
@@ -238,11 +238,14 @@ class Batcher:
     def _cut(self, lane: Lane, plan: Plan, now: float) -> None:
         taken = self._backlog.take(lane, plan.take)
         self._gauge()
-        entries = [entry for entry in taken if entry.request.deadline > now]
-        late = [entry for entry in taken if entry.request.deadline <= now] if len(entries) < len(taken) else ()
+        cost = self._learned.of(lane.key).cost
+        # A request that cannot end in time would only take that of others who wait. Alone it may try: predictions err.
+        ends = now + cost.predict(sum(entry.rows for entry in taken)) if self._backlog.count else now
+        entries = [entry for entry in taken if entry.request.deadline > ends]
+        late = [entry for entry in taken if entry.request.deadline <= ends] if len(entries) < len(taken) else ()
         if entries:
             self.statistics.cuts["shape" if plan.reason == "empty" and self._backlog.count else plan.reason] += 1
-            self._start(entries, self._learned.of(lane.key).cost, now)
+            self._start(entries, cost, now)
         for entry in late:  # only now, because callbacks may cancel what is in this batch
             self._end_run(entry, DeadlineExpired("in the queue"))
 
@@ -252,7 +255,7 @@ class Batcher:
         for entry in entries:
             entry.started = now
             entry.work = work
-        device = self._pool.take(now, cost.predict(rows))
+        device = self._pool.take(now, cost.predict(rows) + self._learned.handover_s)
         self._running[work] = (entries, device)
         device.start(work)
 
@@ -271,11 +274,13 @@ class Batcher:
         if isinstance(work.error, DeviceLost):
             self._device_lost(entries, device, work.error)
             return
+        now = self._loop.time()
         cost, refill = self._learned.of(entries[0].binding.key)
         if work.error is None:
             cost.observe(work.rows, work.infer_s)
+            self._learned.note_handover(now - entries[0].started - work.infer_s)
         if self._max_rows > 1:
-            refill.answered(len(entries), work.input_s + work.infer_s, self._loop.time())
+            refill.answered(len(entries), work.input_s + work.infer_s, now)
         if self._backlog.count and not self._pumping:
             self._pump()
         self._answer(entries, work)

@@ -63,9 +63,9 @@ class CostModel:
             return min(self._max_rows, 2 * self.pays)
         return self.pays
 
-    def backlog_s(self, rows: int) -> float:
-        """Seconds that one instance needs for `rows` rows in batches that pay."""
-        return rows * self.predict(self.pays) / self.pays
+    def backlog_s(self, rows: int, handover_s: float = 0.0) -> float:
+        """Seconds that one instance needs for `rows` rows in batches that pay, each of which is handed over."""
+        return rows * (self.predict(self.pays) + handover_s) / self.pays
 
     def points(self) -> list[RunCost]:
         """What was measured, by batch size, for people to look at."""

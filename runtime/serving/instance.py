@@ -3,15 +3,17 @@
 Rules
 - Foreign errors are turned into ours here, once.
 - Plain `run` is the default: it is the cheapest call on the CPU (research/arch.md section 2). BF16 has no numpy type,
-  so it travels as uint16 in OrtValues; on CUDA inputs and outputs are bound, so that copies use the device's stream.
+  so it travels as uint16 in OrtValues; on CUDA inputs and outputs are bound, in page-locked host memory where there is
+  some: the device copies it without a detour. (Written from ONNX Runtime's sources and run with plain memory on a CPU;
+  tests/serving/test_gpu.py is what a machine with a GPU has to say about it.)
 - Threads never spin: the front shares the cores.
 - A provider that cannot start is skipped with its reason; the caller decides whether the rest will do.
 """
 
 import ctypes
-import gc
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 try:
     import onnxruntime as ort
+    from onnxruntime.capi import _pybind_state as _native
 except ImportError as missing:
     raise ImportError(
         "neither onnxruntime nor onnxruntime-gpu is installed: "
@@ -62,18 +65,27 @@ _LOST = (
     "device is lost",
     "TensorRT EP failed",
 )
-ort.set_default_logger_severity(3)  # its warnings about graphs are for model authors; errors come as exceptions
+_GPU = ("cuda", "tensorrt")
+_HOST_ACCESSIBLE, _NVIDIA = 5, 0x10DE  # OrtDevice::MemType and VendorIds; Python has no names for them
+_NOISE = re.compile(r".*\[ONNXRuntimeError\] : \d+ : \w+ : |\S*onnxruntime/core/\S+:\d+ ")
+"""Codes and places in its sources, which ONNX Runtime puts before what it has to say."""
+ort.set_default_logger_severity(4)  # what it would print comes as an exception, or is for model authors
 
 
 class SessionRunner:
     """A loaded session; implements `work.Runner`. It holds no state of a run: a GPU gets batches from two threads."""
 
-    def __init__(self, session: Any, provider: str, settings: SessionSettings) -> None:
+    def __init__(self, session: Any, provider: str, settings: SessionSettings, device: int = 0) -> None:
         self._session = session
         self._provider = provider
         self._shrink = settings.arena_shrinkage
-        self._bfloat16 = any("bfloat16" in node.type for node in (*session.get_inputs(), *session.get_outputs()))
+        self._device = device if provider in _GPU else -1
+        types = {node.type for node in (*session.get_inputs(), *session.get_outputs())}
+        self._bfloat16 = "tensor(bfloat16)" in types
         self._bf16_inputs = {node.name for node in session.get_inputs() if "bfloat16" in node.type}
+        self._host_memory = _host_memory(session, self._device) if self._device >= 0 else None
+        self._host_memory_works = False
+        self._bound = provider in _GPU and "tensor(string)" not in types  # text is no memory that could be bound
 
     @property
     def provider(self) -> str:
@@ -89,7 +101,7 @@ class SessionRunner:
         try:
             if self._bfloat16:
                 return self._run_values(names, feeds, options)
-            if self._provider in ("cuda", "tensorrt"):
+            if self._bound:
                 return self._run_bound(names, feeds, options)
             outputs: list[Array] = self._session.run(names, feeds, options)
         except Exception as error:  # ONNX Runtime has no common exception class: this is the boundary
@@ -97,9 +109,12 @@ class SessionRunner:
         return outputs
 
     def close(self) -> None:
-        """Drop the session, so that its memory can go back."""
+        """Drop the session, so that its memory can go back.
+
+        It is in no cycle, so it goes at once. A run of the garbage collector would hold the interpreter lock for 40 ms,
+        and stopping with hundreds of models loaded would take half a minute.
+        """
         self._session = None
-        gc.collect()
 
     def graph(self) -> tuple[tuple[GraphTensor, ...], tuple[GraphTensor, ...]]:
         """Inputs and outputs as the graph declares them."""
@@ -110,17 +125,41 @@ class SessionRunner:
         return [_array(value) for value in self._session.run_with_ort_values(names, values, options)]
 
     def _value(self, name: str, array: Array) -> Any:
+        whole = np.asarray(array, order="C")
         if name in self._bf16_inputs:
-            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
-        return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))
+            return ort.OrtValue.ortvalue_from_numpy_with_onnx_type(whole, _BFLOAT16)
+        return ort.OrtValue.ortvalue_from_numpy(whole)
 
     def _run_bound(self, names: Sequence[str], feeds: Mapping[str, Array], options: Any) -> list[Array]:
+        """Run with bound inputs and outputs, in page-locked memory if that works: the first run shows it."""
+        if self._host_memory is not None:
+            try:
+                outputs = self._run_in(self._host_memory, names, feeds, options)
+            except Exception as error:
+                if self._host_memory_works:
+                    raise
+                outputs = self._run_in(None, names, feeds, options)  # raises too where the input is at fault
+                log.warning("page-locked memory not used", extra={"error": _told(error)})
+                self._host_memory = None
+            else:
+                self._host_memory_works = True
+            return outputs
+        return self._run_in(None, names, feeds, options)
+
+    def _run_in(self, memory: Any, names: Sequence[str], feeds: Mapping[str, Array], options: Any) -> list[Array]:
         binding = self._session.io_binding()
-        arrays = {name: np.ascontiguousarray(array) for name, array in feeds.items()}  # the binding keeps none alive
-        for name, array in arrays.items():
-            binding.bind_cpu_input(name, array)
+        for name, array in feeds.items():
+            if memory is None:
+                binding.bind_cpu_input(name, np.asarray(array, order="C"))
+            else:
+                lent = self._session._sess.create_ortvalue_from_shape_and_type(array.shape, array.dtype, memory)  # noqa: SLF001 - the wrapper only knows memory on the device
+                lent.numpy()[...] = array
+                binding.bind_ortvalue_input(name, ort.OrtValue(lent))
         for name in names:
-            binding.bind_output(name, "cpu")
+            if memory is None:
+                binding.bind_output(name, "cpu")
+            else:
+                binding._iobinding.bind_output(name, memory)  # noqa: SLF001 - as above
         self._session.run_with_iobinding(binding, options)
         outputs: list[Array] = binding.copy_outputs_to_cpu()
         return outputs
@@ -128,7 +167,7 @@ class SessionRunner:
     def _new_options(self) -> Any:
         options = ort.RunOptions()
         if self._shrink:
-            device = "gpu:0" if self._provider in ("cuda", "tensorrt") else "cpu:0"
+            device = f"gpu:{self._device}" if self._device >= 0 else "cpu:0"
             options.add_run_config_entry("memory.enable_memory_arena_shrinkage", device)
         return options
 
@@ -139,7 +178,7 @@ class SessionRunner:
         return stop
 
     def _translated(self, error: Exception) -> ExecutionError | DeviceLost:
-        text = " ".join(str(error).split())[:500]
+        text = _told(error)
         if any(sign in text for sign in _LOST):
             return DeviceLost(f"device of provider {self._provider} is lost: {text}")
         return ExecutionError(f"onnx runtime error: {text}")
@@ -164,13 +203,14 @@ def open_session(
         try:
             session = _session(path, settings, threads, full_name, _options_of(choice, device))
         except Exception as error:  # noqa: BLE001 - the boundary again: any provider's own exceptions
-            skipped.append((choice.name, " ".join(str(error).split())[:500]))
+            skipped.append((choice.name, _told(error).replace(str(path), path.name)))
             continue
         if full_name not in session.get_providers():
             skipped.append((choice.name, "did not start; a library or the device is missing"))
             continue
-        return SessionRunner(session, choice.name, settings), skipped
-    raise ExecutionError("; ".join(f"{name}: {reason}" for name, reason in skipped) or "no provider configured")
+        return SessionRunner(session, choice.name, settings, device), skipped
+    tried = [(name, reason) for name, reason in skipped if reason != NOT_BUILT_IN] or skipped
+    raise ExecutionError("; ".join(f"{name}: {reason}" for name, reason in tried) or "no provider configured")
 
 
 def _session(path: Path, settings: SessionSettings, threads: int, provider: str, options: dict[str, str]) -> Any:
@@ -193,9 +233,25 @@ def _session(path: Path, settings: SessionSettings, threads: int, provider: str,
     )
 
 
+def _host_memory(session: Any, device: int) -> Any:
+    """Host memory that GPU `device` reads and writes itself (page-locked); None where this build gives us none."""
+    try:
+        memory = _native.OrtDevice(_native.OrtDevice.gpu(), _HOST_ACCESSIBLE, _NVIDIA, device)
+        session._sess.create_ortvalue_from_shape_and_type([1], np.uint8, memory).numpy()  # noqa: SLF001 - see _run_in
+    except Exception as error:  # noqa: BLE001 - an older or newer build may lack any of this
+        log.info("no page-locked memory", extra={"device": device, "error": _told(error)})
+        return None
+    return memory
+
+
+def _told(error: Exception) -> str:
+    """What ONNX Runtime has to say, in one line."""
+    return _NOISE.sub("", " ".join(str(error).split()))[:500]
+
+
 def _options_of(choice: ProviderChoice, device: int) -> dict[str, str]:
     options = dict(choice.options)
-    if choice.name in ("cuda", "tensorrt"):
+    if choice.name in _GPU:
         options.setdefault("device_id", str(device))
     return options
 

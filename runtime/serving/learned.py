@@ -10,6 +10,7 @@ from runtime.serving.refill import Refill
 
 MAX_KEYS = 256
 """Shape keys that are remembered; the oldest is forgotten first."""
+LEARN = 0.1
 
 
 class Habits(NamedTuple):
@@ -20,13 +21,22 @@ class Habits(NamedTuple):
 
 
 class Learned:
-    """Run times and return habits. `seed` is what the trial measured; it holds for the first shape key only."""
+    """Run times and return habits. `seed` is what the trial measured; it holds for the first shape key only.
+
+    `handover_s` is how long a batch holds its device beside its run: joined inputs, two changes of thread, and an event
+    loop that had other things to do. Under overload it is a tenth of a short run, which a full queue adds up.
+    """
 
     def __init__(self, max_rows: int, overhead_s: Callable[[], float], seed: Sequence[RunCost]) -> None:
         self._max_rows = max(1, max_rows)
         self._overhead_s = overhead_s
         self._seed = seed
         self._habits: dict[ShapeKey, Habits] = {}
+        self.handover_s = 0.0
+
+    def note_handover(self, seconds: float) -> None:
+        """Learn from a finished batch."""
+        self.handover_s += LEARN * (seconds - self.handover_s)
 
     def costs(self) -> dict[ShapeKey, CostModel]:
         """Run times by shape key, for people to look at."""

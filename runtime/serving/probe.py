@@ -1,23 +1,26 @@
 """How long batches run, and how many instances with how many threads do the most: measured, within a time limit.
 
-Used by the trial child, so that the daemon starts with figures and spends nothing. Never assumes that batching or
-threads pay (research/arch.md section 2, peers.md section 0): a small model runs best on one thread, a large one either
-as one session on all threads or as several sessions on one thread each, and which differs by model and machine.
+Used by the trial child, so that the daemon starts with figures and spends nothing. What is measured decides, by the
+pure rules of `layout.py`: a small model runs best on one thread, a large one either as one session on all threads or as
+several sessions on one thread each, and which differs by model and machine (research/arch.md section 2).
 """
 
 import logging
+import math
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
 import numpy as np
 
+from runtime.core.clock import Clock, monotonic
 from runtime.core.errors import ExecutionError
 from runtime.core.model import ModelSpec
 from runtime.core.tensor import BYTES, DATA_TYPES, Array, TensorSpec
 from runtime.core.verdict import CpuLayout, RunCost
 from runtime.serving.binding import graph_shape
+from runtime.serving.layout import Rates, best_layout, fixed_layout
 from runtime.serving.work import Runner, Work
 
 log = logging.getLogger(__name__)
@@ -27,32 +30,43 @@ OpenRunner = Callable[[int], Runner]
 
 SMALL_RUN_S = 0.0005
 """A model this quick gains nothing from a second thread; it is not even tried."""
-BETTER = 1.1
-"""Several one-thread sessions must do this much more than one session on all threads: they hold the weights twice."""
-MAX_DOUBLED_WEIGHTS = 256 << 20
-RUNS = 7
 SLOW_SHARE = 8
 """A model that fits less often than this into the time for measuring is not measured further."""
+RUNS = 7
+LEAST_RUNS = 3
+"""Of each batch size, the first included, which allocates and does not count."""
+MAX_SAMPLE_BYTES = 256 << 20
 
 
 class Stopwatch:
     """What is left of the time for measuring. Seconds."""
 
-    def __init__(self, limit_s: float) -> None:
-        self._ends = time.perf_counter() + limit_s
+    def __init__(self, limit_s: float, clock: Clock = monotonic) -> None:
+        self._limit_s = limit_s
+        self._begun = clock()
+        self.now = clock
 
-    def left_s(self) -> float:
-        """Seconds left; negative when over."""
-        return self._ends - time.perf_counter()
+    def left_s(self, share: float = 1.0) -> float:
+        """Seconds until that share of the time is over; negative after it."""
+        return self._begun + self._limit_s * share - self.now()
+
+    def fits(self, run_s: float) -> bool:
+        """Tell whether a run of `run_s` would fit into the whole time often enough to learn from."""
+        return run_s * SLOW_SHARE <= self._limit_s
 
 
 def sample_feeds(spec: ModelSpec, rows: int) -> Mapping[str, Array] | None:
-    """A batch of `rows` rows that the model accepts: warm-up data, or zeros; None where a size is unknown."""
+    """A batch of `rows` rows that the model accepts: warm-up data, or zeros; None where a size is unknown or huge."""
     if spec.warmup:
-        return batch_of(spec, spec.warmup[0].inputs, rows)
-    if any(dim < 0 for tensor in spec.inputs for dim in tensor.dims):
+        row = spec.warmup[0].inputs
+        nbytes = sum(array.nbytes for array in row.values())
+        return batch_of(spec, row, rows) if nbytes * rows <= MAX_SAMPLE_BYTES else None
+    wanted = [tensor for tensor in spec.inputs if not tensor.optional]
+    if any(dim < 0 for tensor in wanted for dim in tensor.dims):
         return None
-    return batch_of(spec, {tensor.name: _zeros(tensor) for tensor in spec.inputs if not tensor.optional}, rows)
+    if rows * sum(map(_zero_bytes, wanted)) > MAX_SAMPLE_BYTES:
+        return None
+    return batch_of(spec, {tensor.name: _zeros(tensor) for tensor in wanted}, rows)
 
 
 def batch_of(spec: ModelSpec, row: Mapping[str, Array], rows: int) -> Mapping[str, Array]:
@@ -69,6 +83,10 @@ def batch_of(spec: ModelSpec, row: Mapping[str, Array], rows: int) -> Mapping[st
     return feeds
 
 
+def _zero_bytes(tensor: TensorSpec) -> int:
+    return math.prod(tensor.dims) * DATA_TYPES[tensor.datatype].dtype.itemsize
+
+
 def _zeros(tensor: TensorSpec) -> Array:
     if tensor.datatype == BYTES:
         return np.full(tensor.dims, "", dtype=object)
@@ -78,114 +96,141 @@ def _zeros(tensor: TensorSpec) -> Array:
 def warm_up(spec: ModelSpec, runner: Runner) -> None:
     """Run the config's samples, or one row of zeros where the shapes are known: the first answer must not be slow.
 
-    Zeros may be no input that the graph accepts; only the config's own samples can fail a load (ExecutionError).
+    Zeros may be no input that the graph accepts; only the config's own samples can fail a load.
+
+    Raises:
+        ExecutionError: a sample of the config failed; the text names it.
+        DeviceLost: as `Runner.run`.
     """
-    names = [tensor.name for tensor in spec.outputs]
     for sample in spec.warmup:
         feeds = batch_of(spec, sample.inputs, sample.batch_size)
         for _ in range(sample.count):
-            runner.run(names, feeds, Work((), sample.batch_size, names))
+            try:
+                _run(spec, runner, feeds, sample.batch_size)
+            except ExecutionError as error:
+                raise ExecutionError(f"model_warmup '{sample.name}': {error}") from error
     if not spec.warmup and (zeros := sample_feeds(spec, 1)) is not None:
         try:
-            runner.run(names, zeros, Work((), 1, names))
+            _run(spec, runner, zeros, 1)
         except ExecutionError as error:
             log.info("model refuses zeros", extra={"model": spec.name, "error": str(error)})
 
 
+def batch_fault(spec: ModelSpec, runner: Runner) -> str:
+    """Why the first axis cannot be the batch, though the graph leaves it open; empty where nothing speaks against it.
+
+    Exporters write a free first axis into graphs that have one row built in, and detectors put the number of boxes
+    there. Such a model must not share a batch between requests.
+    """
+    if not spec.max_batch_size:
+        return ""
+    for rows in range(1, min(2, spec.max_batch_size) + 1):
+        feeds = sample_feeds(spec, rows)
+        if feeds is None:
+            return ""
+        try:
+            outputs = _run(spec, runner, feeds, rows)
+        except ExecutionError as error:
+            # where even one row fails, the sample is no input for this graph and proves nothing
+            return f"a batch of {rows} rows fails, one row does not: {error}" if rows > 1 else ""
+        for tensor, array in zip(spec.outputs, outputs, strict=True):
+            if not array.ndim or array.shape[0] != rows:
+                return f"output '{tensor.name}' has shape {list(array.shape)} for a batch of {rows}"
+    return ""
+
+
 def measure(
-    spec: ModelSpec, first: Runner, reopen: OpenRunner, *, budget: int, weight_bytes: int, limit_s: float
+    spec: ModelSpec, first: Runner, reopen: OpenRunner, *, budget: int, may_multiply: bool, watch: Stopwatch
 ) -> tuple[CpuLayout, tuple[RunCost, ...]]:
     """Choose instances x threads within `budget` threads and measure T(b) for the choice.
 
-    `first` is an open runner with one thread. Spends about `limit_s` seconds.
+    `first` is an open runner with one thread; `may_multiply` allows to open one for each thread.
+
+    Raises:
+        ExecutionError: the sample is no input for this graph, or another session could not be opened.
     """
     asked = fixed_layout(spec, budget)
     if asked is not None and asked.threads == 1:
-        return asked, run_costs(spec, first, Stopwatch(limit_s))
-    single = run_costs(spec, first, Stopwatch(limit_s / 3))
-    if asked is None and single and (budget == 1 or single[0].run_s < SMALL_RUN_S):
+        return asked, run_costs(spec, first, watch)
+    single = run_costs(spec, first, watch, 0.25)
+    wide = asked or CpuLayout(instances=1, threads=budget)
+    if not single:
+        return wide, ()
+    if asked is None and (budget == 1 or single[0].run_s < SMALL_RUN_S):
         return CpuLayout(instances=1, threads=1), single
-    layout = asked or CpuLayout(instances=1, threads=budget)
-    if not single or single[0].run_s * SLOW_SHARE > limit_s:
-        return layout, ()  # too slow to try out here: requests will teach it
-    wide = reopen(layout.threads)
-    try:
-        costs = run_costs(spec, wide, Stopwatch(limit_s / 3))
-    finally:
-        wide.close()
-    if asked is None and weight_bytes <= MAX_DOUBLED_WEIGHTS:
-        rows = max(single, key=_rate).rows
-        side_by_side = _parallel_rate(spec, first, reopen, budget, rows, Stopwatch(limit_s / 3))
-        if side_by_side > BETTER * max(map(_rate, costs)):
-            return CpuLayout(instances=budget, threads=1), single
-    return layout, costs
+    if not watch.fits(single[0].run_s):
+        return wide, ()  # too slow to try out here: requests will teach it
+    opening_s = watch.now()
+    with closing(reopen(wide.threads)) as runner:
+        opening_s = watch.now() - opening_s
+        costs = run_costs(spec, runner, watch, 0.5)
+    if asked is not None:
+        return asked, costs
+    best = max(single, key=_rate)
+    rates = Rates(_rate(best), max(map(_rate, costs)))
+    if may_multiply and opening_s * (budget - 1) + LEAST_RUNS * best.run_s < watch.left_s():
+        rates = Rates(rates.one, rates.wide, _rate_of_several(spec, first, reopen, budget, best.rows, watch))
+    layout = best_layout(rates, budget)
+    return layout, single if layout.threads == 1 else costs
 
 
 def _rate(cost: RunCost) -> float:
-    return cost.rows / cost.run_s
+    return cost.rows / max(cost.run_s, 1e-9)
 
 
-def fixed_layout(spec: ModelSpec, budget: int) -> CpuLayout | None:
-    """The layout that the model's config asks for, or None where it leaves the choice to us."""
-    threads = spec.session.intra_op_threads
-    count = sum(group.count for group in spec.instance_groups if group.kind in ("CPU", "AUTO"))
-    if count:
-        return CpuLayout(instances=count, threads=threads or max(1, budget // count))
-    if threads:
-        return CpuLayout(instances=max(1, budget // threads), threads=threads)
-    return None
-
-
-def run_costs(spec: ModelSpec, runner: Runner, watch: Stopwatch) -> tuple[RunCost, ...]:
+def run_costs(spec: ModelSpec, runner: Runner, watch: Stopwatch, share: float = 1.0) -> tuple[RunCost, ...]:
     """Median seconds for 1, 2, 4 ... max_batch_size rows, as far as the time goes; empty where nothing can be fed."""
     costs: list[RunCost] = []
     limit = spec.max_batch_size if spec.batching is not None else 1
     rows = 1
-    while True:
-        feeds = sample_feeds(spec, rows)
-        if feeds is None:
-            return ()
-        costs.append(RunCost(rows=rows, run_s=_median_run(spec, runner, feeds, watch)))
-        if rows >= limit or watch.left_s() < 3 * 2 * costs[-1].run_s:
-            return tuple(costs)
+    while (feeds := sample_feeds(spec, rows)) is not None:
+        costs.append(RunCost(rows=rows, run_s=_median_run(spec, runner, feeds, rows, watch, share)))
+        if rows >= limit or watch.left_s(share) < LEAST_RUNS * 2 * costs[-1].run_s:
+            break
         rows = min(2 * rows, limit)
+    return tuple(costs)
 
 
-def _median_run(spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], watch: Stopwatch) -> float:
-    names = [tensor.name for tensor in spec.outputs]
+def _median_run(
+    spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], rows: int, watch: Stopwatch, share: float
+) -> float:
     times: list[float] = []
-    while len(times) <= RUNS and (len(times) < 3 or watch.left_s() > 0):
-        begun = time.perf_counter()
-        runner.run(names, feeds, Work((), 1, names))
-        times.append(time.perf_counter() - begun)
-        if watch.left_s() < 0 and len(times) == 1:
+    while len(times) <= RUNS and (len(times) < LEAST_RUNS or watch.left_s(share) > 0):
+        begun = watch.now()
+        _run(spec, runner, feeds, rows)
+        times.append(watch.now() - begun)
+        if len(times) == 1 and watch.left_s(share) < 0:
             return times[0]
-    return statistics.median(times[1:])  # the first allocates
+    return statistics.median(times[1:])
 
 
-def _parallel_rate(
+def _rate_of_several(
     spec: ModelSpec, first: Runner, reopen: OpenRunner, count: int, rows: int, watch: Stopwatch
 ) -> float:
     """Rows per second of `count` one-thread runners side by side, batches of `rows`."""
     feeds = sample_feeds(spec, rows)
-    assert feeds is not None
-    others = [reopen(1) for _ in range(count - 1)]
-    try:
-        names = [tensor.name for tensor in spec.outputs]
-        for runner in others:
-            runner.run(names, feeds, Work((), rows, names))
-        with ThreadPoolExecutor(count) as threads:
-            begun = time.perf_counter()
-            runs = sum(threads.map(lambda runner: _runs_until(runner, names, feeds, rows, watch), [first, *others]))
-            return runs * rows / (time.perf_counter() - begun)
-    finally:
-        for runner in others:
-            runner.close()
+    assert feeds is not None, "the batch was measured before"
+    with ExitStack() as opened, ThreadPoolExecutor(count) as threads:
+        runners = [first, *(opened.enter_context(closing(reopen(1))) for _ in range(count - 1))]
+        _exhaust(threads.map(lambda runner: _run(spec, runner, feeds, rows), runners))  # allocates
+        begun = watch.now()
+        runs = sum(threads.map(lambda runner: _runs_until(spec, runner, feeds, rows, watch), runners))
+        return runs * rows / max(watch.now() - begun, 1e-9)
 
 
-def _runs_until(runner: Runner, names: Sequence[str], feeds: Mapping[str, Array], rows: int, watch: Stopwatch) -> int:
+def _exhaust(results: Iterable[object]) -> None:
+    for _ in results:
+        pass
+
+
+def _runs_until(spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], rows: int, watch: Stopwatch) -> int:
     runs = 0
-    while runs < 3 or watch.left_s() > 0:
-        runner.run(names, feeds, Work((), rows, names))
+    while runs < LEAST_RUNS - 1 or watch.left_s() > 0:
+        _run(spec, runner, feeds, rows)
         runs += 1
     return runs
+
+
+def _run(spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], rows: int) -> Sequence[Array]:
+    names = [tensor.name for tensor in spec.outputs]
+    return runner.run(names, feeds, Work((), rows, names))

@@ -77,7 +77,7 @@ class GrpcUnaryCall(GrpcCall):
     __slots__ = ("_on_cancel", "answer", "waiter")
 
     def __init__(self, context: Context, identify: Identify) -> None:
-        self._context = context
+        self._context = context  # not by super(): this runs for every request
         self._identify = identify
         self._on_cancel: Callable[[], None] | None = None
         self.answer: bytes | None = None
@@ -161,7 +161,8 @@ class GrpcStreamCall(GrpcCall):
         try:
             message = await self._context.read()
         except asyncio.CancelledError:
-            self.resume()
+            if not self.cut_by_stop():
+                raise
             return None
         except grpc.aio.BaseError as error:
             raise Cancelled from error
@@ -169,11 +170,11 @@ class GrpcStreamCall(GrpcCall):
             self._interruptible = before
         return None if message is grpc.aio.EOF else bytes(message)
 
-    def resume(self) -> None:
-        """In handling a CancelledError: go on if it came from `stop` alone, else raise it again."""
-        if not self._stopped or self._task is None or self._task.uncancel() > 0:
-            raise  # noqa: PLE0704 - the one that is being handled
-        self.cut = True
+    def cut_by_stop(self) -> bool:
+        """In handling a CancelledError: whether it came from `stop` alone. Then the task is no longer cancelled."""
+        if self._stopped and self._task is not None and self._task.uncancel() == 0:
+            self.cut = True
+        return self.cut
 
 
 def check_size(message: bytes, limit: int) -> None:

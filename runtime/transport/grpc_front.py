@@ -33,7 +33,8 @@ _StreamMethod = Callable[[object, Context], Coroutine[Any, Any, None]]
 _Method: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for type checkers only
 
 _NOBODY = Identity()
-_MAX_PAUSES = 10  # in a stop: some callers wait for no answer and never fall silent
+_PAUSES_TO_LEAVE = 4  # in a stop: for callers that have another server
+_PAUSES_TO_WAIT = 10  # and at most so many until all have fallen silent; some never do
 
 
 class GrpcFront:
@@ -78,16 +79,19 @@ class GrpcFront:
         """Refuse new calls with UNAVAILABLE, finish those in flight within `grace_s`, close.
 
         gRPC resets calls that it has not handed out when it begins to shut down, and their callers see CANCELLED. So
-        answers (refusals too) are held back until no call has come for a moment: a caller that waits for one sends
-        nothing meanwhile, hears of the shutdown first (GOAWAY), and then gets its answer. Only a call of somebody who
-        waits for no answer, sent within a network's delay of the shutdown, can still be reset.
+        first callers who have another server are given time to go there when they are refused. Then answers (refusals
+        too) are held back until no call has come for a moment: a caller that waits for one sends nothing meanwhile,
+        hears of the shutdown first (GOAWAY), and then gets its answer. Only a call of somebody who goes on in spite of
+        refusals and waits for no answer, sent within a network's delay of the shutdown, can still be reset.
         """
         server, self._server = self._server, None
         if server is None:
             return
         self._draining = True
+        pause_s = min(self._settings.drain_settle_s, grace_s)
+        await self._silence(pause_s, _PAUSES_TO_LEAVE)
         self._cork = asyncio.Event()
-        await self._settle(grace_s)
+        await self._silence(pause_s, _PAUSES_TO_WAIT)
         stopping = asyncio.ensure_future(server.stop(grace_s))
         await asyncio.sleep(0)  # one turn: the shutdown, with its GOAWAY, is under way
         self._cork.set()
@@ -97,13 +101,13 @@ class GrpcFront:
         if self._socket is not None:
             self._socket.remove()
 
-    async def _settle(self, grace_s: float) -> None:
-        pause_s = self._settings.drain_settle_s
-        left_s, before = min(grace_s, pause_s * _MAX_PAUSES), -1
-        while left_s > 0 and self._refused != before:
+    async def _silence(self, pause_s: float, most: int) -> None:
+        """Wait until no call has come for `pause_s`, or `most` times that."""
+        for _ in range(most):
             before = self._refused
-            await asyncio.sleep(min(pause_s, left_s))
-            left_s -= pause_s
+            await asyncio.sleep(pause_s)
+            if self._refused == before:
+                return
 
     def _methods(self) -> dict[str, _Method]:
         routes, unary, stream = self._routes, grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
@@ -178,7 +182,8 @@ class GrpcFront:
                 self._admit(path, call)
                 await handler(call)
             except asyncio.CancelledError:
-                call.resume()
+                if not call.cut_by_stop():
+                    raise
             except Exception as error:  # noqa: BLE001 - the top of an RPC; set_status() logs what is a bug
                 call.set_status(error)
             finally:

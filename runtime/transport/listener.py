@@ -80,10 +80,11 @@ class UnixSocket:
             raise ConfigError(f"unix socket path {self._path} exists and is no socket")
         with socket.socket(socket.AF_UNIX) as probe:
             probe.settimeout(1.0)
-            if (failure := probe.connect_ex(str(self._path))) == errno.ECONNREFUSED:
-                self._path.unlink(missing_ok=True)
-            elif failure != errno.ENOENT:
-                raise ConfigError(f"unix socket {self._path} is in use by another server")
+            failure = probe.connect_ex(str(self._path))
+        if failure == errno.ECONNREFUSED:
+            self._path.unlink(missing_ok=True)
+        elif failure in (0, errno.EAGAIN):  # EAGAIN: somebody listens, and has a full backlog
+            raise ConfigError(f"unix socket {self._path} is in use by another server")
 
     def _reason(self) -> str:
         with socket.socket(socket.AF_UNIX) as probe:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, runtime_checkable
 
 from runtime.core.model import ModelSpec
-from runtime.core.verdict import CpuLayout
 from runtime.repository.index import IndexEntry, ServedModel
 from runtime.serving.binding import ShapeKey
 from runtime.serving.cost import CostModel
 from runtime.serving.devices import DevicePool
-from runtime.serving.probe import fixed_layout
+from runtime.serving.layout import places
 from runtime.serving.statistics import Histogram, Statistics
 from runtime.transport.status_document import (
     Counters,
@@ -115,12 +114,12 @@ def _serving(served: ServedModel | None, thread_budget: int) -> Serving | None:
     pool, statistics = scheduler.pool, scheduler.statistics
     # The pool knows what runs now; where its last device is lost, the trial's choice is all there is to say.
     provider = pool.devices[0].provider if pool.devices else verdict.provider
-    layout = fixed_layout(spec, thread_budget) or verdict.layout or CpuLayout(instances=1, threads=thread_budget)
+    place = places(spec, verdict, provider, budget=thread_budget, gpus=1)[0]  # the loader's rule, alike for all
     return Serving(
         provider=provider,
         skipped=tuple(Skipped(provider=name, reason=reason) for name, reason in verdict.skipped),
         instances=len(pool.devices),
-        threads=layout.threads if provider not in ("cuda", "tensorrt") else 1,
+        threads=place.threads,
         inline=pool.inline,
         batching=_batches(spec),
         max_batch_size=spec.max_batch_size,
@@ -171,7 +170,7 @@ def _latency(histogram: Histogram) -> Latency | None:
 
 
 def quantile(histogram: Histogram, share: float) -> float:
-    """Estimate the value below which `share` of the observations lie; 0 where there are none.
+    """Estimate the value below which `share` of the observations lie; there must be some.
 
     Linear within a bucket, as Prometheus estimates; what is above the last bound counts as the last bound.
     """

@@ -47,7 +47,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Explicit model control; tests that unload the model load it again."""
     folder = tmp_path_factory.mktemp("cli")
     with running(MODELS, folder, "--model-control-mode", "explicit", "--load-model", "digits") as process:
-        assert process.ready
+        assert process.ready, process.log
         yield process
         assert process.stop() == 0, process.log
 

@@ -50,6 +50,8 @@ def test_json_takes_the_data_type_of_the_model(text: str, datatype: str, wanted:
         ("[256, 2, 3]", "UINT8", "out of bounds"),
         ("[-1, 2, 3]", "UINT64", "out of bounds"),
         ("[1, 0, 1]", "BOOL", "1 does not fit"),
+        ("[1e40, 2, 3]", "FP32", "overflow"),
+        ("[1e40, 2, 3]", "FP16", "overflow"),
         ('["1", "2", "3"]', "FP32", "'1' does not fit"),
         ("[1, 2, null]", "FP32", "None does not fit"),
         ("[[1, 2], [3]]", "FP32", r"\[1, 2\] does not fit"),
@@ -89,9 +91,7 @@ def test_files(tmp_path: Path) -> None:
         ("@short.bin:UINT8:4294967296x4294967296", "elements|bytes"),
     ],
 )
-def test_what_cannot_be_read_says_why(
-    text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_read_says_why(text: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("short.bin", "short.npy"):
         Path(name).write_bytes(b"abc")
@@ -147,6 +147,11 @@ def test_made_up_inputs_fit(datatype: str, rows: int, zeros: bool) -> None:
             assert not (zeros and array.any())
     again = made_up(tensors, rows=rows, shapes={"ids": (-1, 5)}, zeros=zeros)
     assert all(np.array_equal(array, again[name]) for name, array in arrays.items())
+
+
+def test_a_data_type_of_the_future() -> None:
+    with pytest.raises(InvalidTensor, match="input 'x' has data type FP8, known are"):
+        one("[1]", Tensor(datatype="FP8"))
 
 
 def test_free_sizes_are_asked_for() -> None:

@@ -79,7 +79,8 @@ async def test_a_client_that_is_refused_backs_off() -> None:
     assert len(server.sent) == pytest.approx(1.5 / loadgen.BACK_OFF_S, abs=1)
     assert (figures.answered, figures.p50_s, figures.max_s, figures.generator_limit_per_s) == (0, None, None, None)
     (error,) = figures.errors
-    assert (error.kind, error.count) == ("Overloaded", pytest.approx(100, abs=1))
+    assert error.kind == "Overloaded"
+    assert error.count == pytest.approx(100, abs=1)
     assert error.example.startswith("queue of"), "the first text stands for all of its kind"
 
 
@@ -91,8 +92,8 @@ async def test_open_loop_sends_whether_or_not_answers_come() -> None:
     assert max(after - before for before, after in pairwise(server.sent)) < 0.1, "it waited for the server"
     assert figures.load == "200/s"
     assert figures.max_s == pytest.approx(0.51, abs=0.03), "those that waited count with their wait"
-    assert figures.p50_s is not None
-    assert figures.p50_s > 0.02
+    assert figures.p90_s is not None
+    assert figures.p90_s > 0.2
     assert figures.offered_per_s == 200
 
 
@@ -136,7 +137,7 @@ async def test_it_measures_its_own_share_of_a_core() -> None:
         return None
 
     figures = await measure(Cell(clients=2), busy, count, warm_up_s=0.01, window_s=0.1)
-    assert 0.2 < figures.generator_share <= 1.01, "a busy machine gives it less than a core"
+    assert 0 < figures.generator_share <= 1.05, "how much of a core it gets is up to the machine"
     assert figures.generator_limit_per_s == pytest.approx(figures.answered_per_s / figures.generator_share)
 
 

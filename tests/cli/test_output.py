@@ -30,7 +30,8 @@ def test_span(value: float, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (92_602_368, "88.3 MiB"), (5 << 30, "5.00 GiB")]
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.00 KiB"), (92_602_368, "88.3 MiB"), (5 << 30, "5.00 GiB")],
 )
 def test_size(count: int, text: str) -> None:
     assert output.size(count) == text

@@ -91,7 +91,7 @@ def test_other_answers(status: int, body: bytes, words: str) -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(CapacityError, match="no answer from 127.0.0.1:1: Connection refused"):
+    with pytest.raises(CapacityError, match=r"no answer from 127\.0\.0\.1:1: Connection refused"):
         get_status(flags("--http", "127.0.0.1:1"))
 
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import grpc
 
+from tests.e2e.web import fetch
+
 ROOT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 60.0
 STOP_LIMIT_S = 40.0
@@ -51,6 +53,11 @@ class Daemon:
     def log(self) -> str:
         """What it has said until now."""
         return self._log.read_text()
+
+    def occupancy(self, model: str) -> tuple[int, int]:
+        """Batches of `model` that run, and requests that wait for it."""
+        versions = [each["serving"] for each in fetch(self.http, "/status").json["models"] if each["model"] == model]
+        return sum(each["running"] for each in versions), sum(each["queued_requests"] for each in versions)
 
     def signal_stop(self) -> None:
         """Ask it to drain; returns at once."""

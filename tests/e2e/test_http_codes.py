@@ -6,8 +6,8 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.e2e.daemon import Daemon
-from tests.e2e.messages import LIMIT_S, good, infer, rpc
+from tests.e2e.daemon import Daemon, until
+from tests.e2e.messages import LIMIT_S, good, rpc
 from tests.e2e.models import FOREVER
 from tests.e2e.web import Page, fetch
 
@@ -92,13 +92,12 @@ def test_501_for_shared_memory(daemon: Daemon) -> None:
 
 
 def test_503_for_a_full_queue(daemon: Daemon, channel: grpc.Channel) -> None:
-    infer(channel, good("narrow").SerializeToString())  # what follows arrives in order
-    call = rpc(channel, "ModelInfer")
-    taken = [call.future(good("narrow", turns=FOREVER).SerializeToString(), timeout=LIMIT_S) for _ in range(2)]
-    infer(channel, good("simple").SerializeToString())  # behind them on the same connection
+    message = good("narrow", turns=FOREVER).SerializeToString()
+    calls = [rpc(channel, "ModelInfer").future(message, timeout=LIMIT_S) for _ in range(2)]
+    until(lambda: daemon.occupancy("narrow") == (1, 1), LIMIT_S, "the queue is not full")
     page = ask(daemon, "narrow", body_for("narrow"))
-    for each in taken:
-        each.cancel()
+    for call in calls:
+        call.cancel()
     assert (page.status, "Exceeds maximum queue size" in page.json["error"]) == (503, True), page.text
 
 

@@ -1,8 +1,8 @@
 """Queues that are full or give up, deadlines, cancellation, and a request that would run for ever."""
 
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
@@ -12,7 +12,6 @@ import pytest
 from tests.e2e.daemon import Daemon, until
 from tests.e2e.messages import LIMIT_S, good, infer, refusal, rpc
 from tests.e2e.models import FOREVER
-from tests.e2e.web import fetch
 
 ON_TIME_S = 0.25
 """How late an answer may be on a machine whose two cores others use as well."""
@@ -24,10 +23,20 @@ def timed(call: Callable[[], Any]) -> tuple[str, str, float]:
     return *refusal(call), time.perf_counter() - begun
 
 
-def started(channel: grpc.Channel, model: str) -> Any:
-    """A request that occupies `model` until it is cancelled, LIMIT_S at most."""
-    infer(channel, good(model).SerializeToString())  # the connection stands: what follows arrives in order
-    return rpc(channel, "ModelInfer").future(good(model, turns=FOREVER).SerializeToString(), timeout=LIMIT_S)
+@contextmanager
+def occupied(daemon: Daemon, channel: grpc.Channel, model: str, waiting: int = 0) -> Iterator[list[Any]]:
+    """The one instance of `model` runs, and `waiting` more requests wait for it, until the end of the block."""
+    message = good(model, turns=FOREVER).SerializeToString()
+    calls = []
+    try:
+        for queued in range(waiting + 1):
+            calls.append(rpc(channel, "ModelInfer").future(message, timeout=LIMIT_S))
+            until(lambda: daemon.occupancy(model) == (1, queued), LIMIT_S, f"{queued} requests do not wait")  # noqa: B023
+        yield calls
+    finally:
+        for call in calls:
+            call.cancel()
+        until(lambda: daemon.occupancy(model) == (0, 0), LIMIT_S, "cancelled requests are still there")
 
 
 def turned(channel: grpc.Channel, model: str) -> list[int]:
@@ -37,25 +46,12 @@ def turned(channel: grpc.Channel, model: str) -> list[int]:
     return counted
 
 
-def pending(daemon: Daemon, model: str) -> int:
-    """How many requests wait for `model`."""
-    text = fetch(daemon.metrics, "/metrics").text
-    found = re.search(rf'^nv_inference_pending_request_count{{model="{model}",version="1"}} (\d+)', text, re.MULTILINE)
-    assert found is not None, text
-    return int(found[1])
-
-
-def test_a_full_queue_refuses(channel: grpc.Channel) -> None:
-    running = started(channel, "narrow")
-    call = rpc(channel, "ModelInfer")
-    waiting = call.future(good("narrow", turns=FOREVER).SerializeToString(), timeout=LIMIT_S)
-    code, text, took_s = timed(lambda: infer(channel, good("narrow").SerializeToString()))
+def test_a_full_queue_refuses(daemon: Daemon, channel: grpc.Channel) -> None:
+    with occupied(daemon, channel, "narrow", waiting=1) as calls:
+        code, text, took_s = timed(lambda: infer(channel, good("narrow").SerializeToString()))
+        assert not any(call.done() for call in calls)
     assert (code, "Exceeds maximum queue size" in text) == ("UNAVAILABLE", True), text
     assert took_s < ON_TIME_S
-    assert not running.done()
-    assert not waiting.done()
-    waiting.cancel()
-    running.cancel()
     assert turned(channel, "narrow") == [3]
 
 
@@ -64,25 +60,25 @@ def test_a_full_queue_refuses(channel: grpc.Channel) -> None:
     [(0, 0.02), (10_000_000, 0.02), (5_000, 0.005)],
     ids=["default", "longer has no effect", "shorter"],
 )
-def test_a_queue_gives_up_when_the_time_is_over(channel: grpc.Channel, timeout_us: int, least_s: float) -> None:
-    running = started(channel, "hasty")
-    code, text, took_s = timed(lambda: infer(channel, good("hasty", timeout=timeout_us).SerializeToString()))
+def test_a_queue_gives_up_when_the_time_is_over(
+    daemon: Daemon, channel: grpc.Channel, timeout_us: int, least_s: float
+) -> None:
+    with occupied(daemon, channel, "hasty") as (running,):
+        code, text, took_s = timed(lambda: infer(channel, good("hasty", timeout=timeout_us).SerializeToString()))
+        assert not running.done()  # Triton would notice only now
     assert (code, "Request timeout expired" in text) == ("UNAVAILABLE", True), text
     assert least_s <= took_s < least_s + ON_TIME_S
-    assert not running.done()  # Triton would notice only now
-    running.cancel()
     assert turned(channel, "hasty") == [3]
 
 
-def test_a_deadline_in_the_queue(channel: grpc.Channel) -> None:
-    running = started(channel, "spin")
-    code, _, took_s = timed(lambda: infer(channel, good("spin").SerializeToString(), timeout=0.1))
+def test_a_deadline_in_the_queue(daemon: Daemon, channel: grpc.Channel) -> None:
+    with occupied(daemon, channel, "spin"):
+        code, _, took_s = timed(lambda: infer(channel, good("spin").SerializeToString(), timeout=0.1))
+        assert daemon.occupancy("spin") == (1, 0)
     assert (code, took_s < 0.1 + ON_TIME_S) == ("DEADLINE_EXCEEDED", True), took_s
-    running.cancel()
-    assert turned(channel, "spin") == [3]
 
 
-def test_a_request_that_would_run_for_ever(channel: grpc.Channel, daemon: Daemon) -> None:
+def test_a_request_that_would_run_for_ever(daemon: Daemon, channel: grpc.Channel) -> None:
     code, _, took_s = timed(lambda: infer(channel, good("spin", turns=FOREVER).SerializeToString(), timeout=0.2))
     assert (code, 0.2 <= took_s < 0.2 + ON_TIME_S) == ("DEADLINE_EXCEEDED", True), took_s
     begun = time.perf_counter()
@@ -91,22 +87,16 @@ def test_a_request_that_would_run_for_ever(channel: grpc.Channel, daemon: Daemon
     assert daemon.process.poll() is None
 
 
-def test_a_cancelled_request_ends_at_the_server_too(channel: grpc.Channel) -> None:
-    running = started(channel, "spin")
-    running.cancel()
-    assert running.code() == grpc.StatusCode.CANCELLED
-    begun = time.perf_counter()
-    assert turned(channel, "spin") == [3]  # the only instance is free again
-    assert time.perf_counter() - begun < ON_TIME_S
+def test_a_cancelled_request_ends_on_the_device_too(daemon: Daemon, channel: grpc.Channel) -> None:
+    with occupied(daemon, channel, "spin") as (running,):
+        running.cancel()
+        begun = time.perf_counter()
+        assert turned(channel, "spin") == [3]
+        assert time.perf_counter() - begun < ON_TIME_S
 
 
-def test_a_cancelled_request_leaves_the_queue(channel: grpc.Channel, daemon: Daemon) -> None:
-    running = started(channel, "narrow")
-    call = rpc(channel, "ModelInfer")
-    for _ in range(5):  # each takes the one place, and gives it back
-        waiting = call.future(good("narrow", turns=FOREVER).SerializeToString(), timeout=LIMIT_S)
-        until(lambda: pending(daemon, "narrow") == 1, LIMIT_S, "nothing waits")
+def test_a_cancelled_request_leaves_the_queue(daemon: Daemon, channel: grpc.Channel) -> None:
+    with occupied(daemon, channel, "narrow", waiting=1) as (running, waiting):
         waiting.cancel()
-        until(lambda: pending(daemon, "narrow") == 0, LIMIT_S, "it still waits")
-    running.cancel()
-    assert turned(channel, "narrow") == [3]
+        until(lambda: daemon.occupancy("narrow") == (1, 0), LIMIT_S, "it still waits")
+        assert not running.done()

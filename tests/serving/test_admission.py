@@ -26,8 +26,8 @@ INF = math.inf
         (Load(8, 0, 0.0, 0.0), Limits(max_requests=8), INF, "requests", Overloaded, "8 waiting requests, limit 8"),
         (Load(0, 900, 0.0, 0.0), Limits(max_bytes=1000), INF, None, None, ""),
         (Load(0, 901, 0.0, 0.0), Limits(max_bytes=1000), INF, "bytes", Overloaded, "901 waiting bytes, 100 more"),
-        (Load(9, 0, 0.5, 0.2), Limits(), 0.7, None, None, ""),
-        (Load(9, 0, 0.5, 0.2), Limits(), 0.6, "predicted", Overloaded, "would answer in 0.700 s, 0.600 s are left"),
+        (Load(9, 0, 0.5, 0.3), Limits(), 1.0, None, None, ""),
+        (Load(9, 0, 0.5, 0.3), Limits(), 0.9, "predicted", Overloaded, "may take 1.000 s to answer, 0.900 s are left"),
         (Load(0, 0, 0.0, 0.9), Limits(), 0.6, None, None, ""),  # the device is free: let it try
         (Load(9, 0, 2.0, 0.2), Limits(max_wait_s=2.0), INF, None, None, ""),
         (Load(9, 0, 2.1, 0.2), Limits(max_wait_s=2.0), INF, "wait", Overloaded, "would start in 2.100 s, limit 2.0 s"),

@@ -289,6 +289,21 @@ async def test_a_run_is_terminated_when_every_request_of_its_batch_is_dead() -> 
 
 
 @simulated
+@pytest.mark.parametrize(("others", "started"), [(1, 0), (0, 1)])
+async def test_a_request_that_became_hopeless_takes_no_time_from_others(others: int, started: int) -> None:
+    costs = [RunCost(rows=1, run_s=0.1)]
+    rig = Rig(echo_spec(max_batch_size=1), [FakeRunner(fixed_s=0.3)], costs=costs)  # slower than it was measured
+    rig.send()
+    await rig.after(0.010)
+    hopeless = rig.send(deadline_s=0.3)
+    rig.send_many(others)
+    await rig.settle()
+    assert isinstance(hopeless.error, DeadlineExpired)
+    assert rig.runners[0].terminated == started, "alone it is tried, and ended at its deadline"
+    assert hopeless.released
+
+
+@simulated
 async def test_a_deadline_that_has_passed_is_refused_at_the_door() -> None:
     rig = Rig()
     late = rig.send(deadline_s=-0.001)

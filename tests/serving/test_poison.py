@@ -6,7 +6,7 @@ its run with what is there at its end, whatever became of the requests meanwhile
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +27,11 @@ from tests.serving.rig import Sent, echo_spec
 
 
 class Watching:
-    """A runner that looks at the inputs of another before and after each run."""
+    """A runner that looks at the inputs of another before and after each run, and tells `begun` what it reads."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, begun: Callable[[list[float]], None]) -> None:
         self._runner = runner
+        self._begun = begun
         self.runs = 0
         self.ended_early = 0
         self.corrupted = 0
@@ -41,6 +42,7 @@ class Watching:
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array], work: Work) -> Sequence[Array]:
         before = {name: np.array(array) for name, array in feeds.items()}
+        self._begun(feeds["x"][:, 0].tolist())
         try:
             return self._runner.run(names, feeds, work)
         except ExecutionError:
@@ -110,20 +112,31 @@ async def test_a_batch_whose_other_request_lives_on() -> None:
 async def test_real_sessions_with_deadlines_and_cancellations_in_the_middle_of_runs(
     max_batch_size: int, instances: int, tmp_path: Path
 ) -> None:
-    path = graphs.slow_identity(tmp_path / "m.onnx", rounds=60)
-    runners = [Watching(open_session(path, SessionSettings(), 1, [ProviderChoice("cpu")])[0]) for _ in range(instances)]
-    batcher = Batcher(echo_spec(max_batch_size=max_batch_size), DevicePool(runners, "echo"), Limits())
     loop = asyncio.get_running_loop()
     dice = random.Random(max_batch_size * 10 + instances)
     everything: list[Sent] = []
 
+    def cancel_some(values: list[float]) -> None:
+        """In the middle of the run that reads them."""
+        for value in set(values):
+            if value % 3 == 0:
+                everything[int(value) - 1].request.cancel()
+
+    def begun(values: list[float]) -> None:
+        loop.call_soon_threadsafe(cancel_some, values)
+
+    path = graphs.slow_identity(tmp_path / "m.onnx", rounds=200)
+    runners = [
+        Watching(open_session(path, SessionSettings(), 1, [ProviderChoice("cpu")])[0], begun) for _ in range(instances)
+    ]
+    batcher = Batcher(echo_spec(max_batch_size=max_batch_size), DevicePool(runners, "echo"), Limits())
+
     async def client() -> None:
-        for _ in range(40):
-            deadline = loop.time() + dice.choice([5.0, 5.0, 0.001, 0.003, 0.010])
+        for _ in range(15):
+            deadline = loop.time() + dice.choice([5.0, 5.0, 5.0, 0.003, 0.010])
             sent = Sent(float(len(everything) + 1), dice.randint(1, max_batch_size), 256, deadline=deadline)
-            everything.append(sent.submit(batcher))
-            if dice.random() < 0.3:
-                loop.call_later(dice.choice([0.0, 0.002, 0.006]), sent.request.cancel)
+            everything.append(sent)
+            sent.submit(batcher)
             await sees(sent)
 
     await asyncio.gather(*(client() for _ in range(6)))
@@ -136,8 +149,8 @@ async def test_real_sessions_with_deadlines_and_cancellations_in_the_middle_of_r
     ended = sum(isinstance(sent.error, DeadlineExpired | Cancelled) for sent in everything)
     refused = sum(isinstance(sent.error, Overloaded) for sent in everything)
     assert answered + ended + refused == len(everything)
-    assert answered > 20, "the test shows nothing where nobody is answered"
-    assert ended > 20, "nor where nobody gives up"
+    assert answered > 10, "the test shows nothing where nobody is answered"
+    assert ended > 10, "nor where nobody gives up"
     if max_batch_size == 1:
         assert sum(runner.ended_early for runner in runners) > 0, "some runs were terminated in their middle"
 

@@ -15,6 +15,7 @@ from runtime.core.inference import InferRequest, InferResult
 from runtime.transport.call import Call, StreamCall, UnaryCall
 from runtime.transport.reflection import REFLECTION
 from runtime.transport.routes import Routes
+from runtime.wire.convert import RequestDecoder
 from runtime.wire.pool import SERVICE
 from tests.fakes.engine import FakeEngine, echo
 from tests.transport.grpc_harness import infer_request, rows_of, serving, status_of
@@ -247,6 +248,28 @@ async def test_too_many_calls_at_once_are_refused() -> None:
         assert (await server.status("ModelInfer", infer_request(1.0)))[0] == "RESOURCE_EXHAUSTED"
         engine.answer_all()
         await asyncio.gather(*waiting)
+
+
+async def test_an_old_connection_is_replaced_and_its_calls_finish() -> None:
+    engine = FakeEngine(holding=True)
+    peers: set[str] = set()
+
+    async def live(message: bytes, call: Call) -> bytes:
+        peers.add(call.peer)
+        return b""
+
+    def infer(message: bytes, call: UnaryCall) -> None:
+        engine.submit(RequestDecoder().decode(message), lambda _: call.send((b"late",)))
+
+    routes = Routes(callbacks={INFER: infer}, coroutines={LIVE: live})
+    async with serving(routes=routes, connection_age_s=0.05) as server:
+        old = server.unary(INFER)(infer_request(1.0).SerializeToString())
+        await engine.holds(1)
+        async with asyncio.timeout(10):
+            while len(peers) < 3:  # every connection is asked to go after 50 ms; no call fails for that
+                await server.call("ServerLive")
+        engine.answer_all()
+        assert await old == b"late"
 
 
 async def test_a_ping_flood_is_told_to_calm_down() -> None:

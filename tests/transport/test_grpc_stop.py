@@ -64,13 +64,15 @@ async def ask(numbers: Iterator[int], channels: list[grpc.aio.Channel], answers:
     """Ask for one number after the other; when a server refuses, ask the next one from then on."""
     for number in numbers:
         while True:
+            asked = channels[0]
             try:
-                answer = await call(channels[0], "ModelInfer", infer_request(float(number)))
+                answer = await call(asked, "ModelInfer", infer_request(float(number)))
                 break
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNAVAILABLE:
                     raise
-                channels.pop(0)
+                if asked is channels[0]:
+                    channels.pop(0)
         answers[rows_of(answer)[0]] += 1
 
 
@@ -101,6 +103,25 @@ async def test_nothing_is_lost_while_clients_move_to_another_server() -> None:
     assert answers == Counter({float(number): 1 for number in range(total)})
     assert len(old.engine.seen) + len(new.engine.seen) == total, "each request ran once"
     assert new.engine.seen
+
+
+async def test_callers_that_wait_for_no_answer_lose_nothing_if_they_can_go_elsewhere() -> None:
+    async with serving(drain_settle_s=0.02) as old, serving() as new:
+        answers, asking = Counter[float](), []
+        async with grpc.aio.insecure_channel(new.address, options=OWN_CONNECTION) as other:
+            channels = [old.channel, other]
+            stopping = None
+            for number in range(400):
+                asking.append(asyncio.create_task(ask(iter((number,)), channels, answers)))
+                await asyncio.sleep(0.0005)
+                if number == 200:
+                    stopping = asyncio.create_task(old.front.stop(10))
+            await asyncio.gather(*asking)
+            assert stopping is not None
+            await stopping
+
+    assert answers == Counter({float(number): 1 for number in range(400)})
+    assert len(old.engine.seen) + len(new.engine.seen) == 400
 
 
 async def test_streams_are_answered_then_closed() -> None:

@@ -200,6 +200,15 @@ def run_loader(target: Running, prepared: Prepared, shape: Shape) -> Load:
     return msgspec.json.decode(done.stdout, type=Load)
 
 
+def as_expected(prepared: Prepared, reply: bytes) -> bool:
+    """Tell whether a reply ends with the expected output, within the model's tolerance."""
+    want = np.frombuffer(prepared.expected.read_bytes(), np.float32)
+    if len(reply) < want.nbytes:
+        return False
+    got = np.frombuffer(reply[-want.nbytes :], np.float32)
+    return bool(np.all(np.abs(got - want) <= prepared.model.tolerance * (1 + np.abs(want))))
+
+
 def _shape_flags(shape: Shape) -> list[str]:
     flags = ["--concurrency", str(shape.concurrency)]
     if shape.count:
@@ -244,7 +253,7 @@ def _answers(server: Server, prepared: Prepared, address: str) -> bool:
         reply = _post(server, prepared, address) if server.http_path else _call(prepared, address)
     except (grpc.RpcError, OSError, http.client.HTTPException):
         return False
-    return _as_expected(prepared, reply)
+    return as_expected(prepared, reply)
 
 
 def _call(prepared: Prepared, address: str) -> bytes:
@@ -262,14 +271,6 @@ def _post(server: Server, prepared: Prepared, address: str) -> bytes:
         return reply.read() if reply.status == http.HTTPStatus.OK else b""
     finally:
         connection.close()
-
-
-def _as_expected(prepared: Prepared, reply: bytes) -> bool:
-    want = np.frombuffer(prepared.expected.read_bytes(), np.float32)
-    if len(reply) < want.nbytes:
-        return False
-    got = np.frombuffer(reply[-want.nbytes :], np.float32)
-    return bool(np.all(np.abs(got - want) <= prepared.model.tolerance * (1 + np.abs(want))))
 
 
 def _tree(pid: int) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Ten times more requests than the daemon can serve: does it stay useful, and refuse at once? (issue 2; ops.md F15)
+"""Ten times more requests than the daemon can serve (issue 2; ops.md F15): does it stay useful, and refuse at once?
 
     python -m bench.overload [--quick] [--json FILE]
 
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import grpc
 import numpy as np
@@ -112,7 +113,7 @@ class Prober:
         self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_METHOD)
         self._request = prepared.request.read_bytes()
 
-    def __enter__(self) -> "Prober":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 import grpc
 import numpy as np
@@ -83,7 +84,7 @@ class Operator:
         self._channel = grpc.insecure_channel(target.address, options=[("grpc.use_local_subchannel_pool", 1)])
         self._infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(_METHOD)
 
-    def __enter__(self) -> "Operator":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -98,6 +98,7 @@ class Daemon:
         config = self._config
         if not config.repository.directories:
             raise ConfigError("no model repository: give --model-repository DIR or repository.directories")
+        _make_private(Path(config.repository.state_dir))
         self._lag.start()
         grpc_port = await self._grpc.start()
         ports = await self._http.start()
@@ -125,6 +126,14 @@ def make_gate(config: Config) -> Gate:
     trial = TrialProcess(TRIAL, settings.trial_memory_bytes, settings.trial_timeout_s)
     cache = VerdictCache(Path(settings.state_dir) / "verdicts", settings.max_cached_verdicts)
     return Gate(trial, cache, settings, config.serving.providers, config.serving.thread_budget)
+
+
+def _make_private(folder: Path) -> None:
+    """Make the state folder, for its owner only. Where it cannot be made, those who need it say so."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("no state folder", extra={"path": str(folder), "reason": error.strerror})
 
 
 async def serve(config: Config) -> int:

@@ -84,9 +84,8 @@ def notes(document: StatusDocument) -> list[str]:
             lines.append(
                 f"{name}: {_share(most.count, counters.batches)} of its batches were cut because {most.meaning}"
             )
-        lines += [f"{name}: {each.count} refused, because {each.meaning}" for each in counters.refusals]
-        others = [each for each in counters.failures if each.reason != "REJECTED"]  # those are told above
-        lines += [f"{name}: {each.count} failed, because {each.meaning}" for each in others]
+        lines += [f"{name}: {each.count} failed, because {each.meaning}" for each in counters.failures]
+        lines += [f"{name}: {each.count} of them at the door, because {each.meaning}" for each in counters.refusals]
         for each in model.serving.skipped:
             skipped.setdefault((each.provider, each.reason), []).append(name)
     for (provider, reason), names in skipped.items():

@@ -1,7 +1,8 @@
 """T(b): how long a batch of b rows runs, learned per shape key.
 
-Pure arithmetic, no clock. Starts from what the trial measured and follows what the batches show. T(b) = a + c*b by
-exponentially forgetting least squares, with measured averages per batch size where there are some.
+Pure arithmetic, no clock. Starts from what the trial measured and follows what the batches show: a moving average per
+batch size, and T(b) = a + c*b by least squares of relative errors through those averages, for sizes never seen. An
+average of few runs leans on the line, so that one bad moment does not decide.
 It never assumes that batching pays: `pays` is the smallest batch within 5 % of the best measured time per row
 (a convolution on the CPU often gains nothing, a matrix product gains tenfold; research/arch.md section 2).
 """
@@ -10,8 +11,10 @@ from collections.abc import Iterable
 
 from runtime.core.verdict import RunCost
 
-FORGET = 0.98
-"""Weight that an observation keeps when the next one comes: about fifty batches of memory."""
+LEARN = 0.1
+"""Share of a new run in the average of its size."""
+TRUST = 4
+"""So many runs of a size weigh as much as the line through all sizes."""
 OUTLIER = 4.0
 """A run this many times over its prediction counts as this many times: a descheduled thread teaches nothing."""
 TOLERANCE = 1.05
@@ -28,7 +31,7 @@ class CostModel:
         self._max_rows = max_rows
         self._overhead_s = overhead_s  # fixed cost of a batch outside the run: hand-over between threads
         self._mean: dict[int, float] = {}
-        self._w = self._b = self._t = self._bb = self._bt = 0.0
+        self._seen: dict[int, int] = {}
         self.fixed_s = 0.0
         self.row_s = 0.0
         self.pays = max_rows
@@ -36,13 +39,14 @@ class CostModel:
         for cost in seed:
             if cost.rows <= max_rows:
                 self._learn(cost.rows, cost.run_s)
+                self._seen[cost.rows] = 2 * TRUST  # the trial gives the median of several runs
         if self._mean:
             self._refit()
 
     @property
     def known(self) -> bool:
         """True once anything was measured."""
-        return self._w > 0
+        return bool(self._mean)
 
     def observe(self, rows: int, run_s: float) -> None:
         """Learn from a finished run."""
@@ -54,8 +58,12 @@ class CostModel:
 
     def predict(self, rows: int) -> float:
         """Seconds that `rows` rows run; 0 while nothing is known."""
+        line = self.fixed_s + self.row_s * rows
         mean = self._mean.get(rows)
-        return mean if mean is not None else self.fixed_s + self.row_s * rows
+        if mean is None:
+            return line
+        seen = self._seen[rows]
+        return (seen * mean + TRUST * line) / (seen + TRUST)
 
     def limit(self) -> int:
         """Rows that the next batch may have."""
@@ -73,21 +81,25 @@ class CostModel:
 
     def _learn(self, rows: int, run_s: float) -> None:
         before = self._mean.get(rows)
-        self._mean[rows] = run_s if before is None else before + (run_s - before) * 0.1
-        self._w = self._w * FORGET + 1
-        self._b = self._b * FORGET + rows
-        self._t = self._t * FORGET + run_s
-        self._bb = self._bb * FORGET + rows * rows
-        self._bt = self._bt * FORGET + rows * run_s
+        self._mean[rows] = run_s if before is None else before + (run_s - before) * LEARN
+        self._seen[rows] = self._seen.get(rows, 0) + 1
 
     def _refit(self) -> None:
-        spread = self._w * self._bb - self._b * self._b
-        if spread > 1e-9 * self._bb * self._w:
-            slope = (self._w * self._bt - self._b * self._t) / spread
-            self.row_s = max(0.0, slope)
-            self.fixed_s = max(0.0, (self._t - self.row_s * self._b) / self._w)
+        """The line a + c*b that misses the averages least, each miss counted as a share of its average."""
+        w = b = t = bb = bt = 0.0
+        for rows, mean in self._mean.items():
+            weight = 1.0 / max(mean, 1e-9) ** 2
+            w += weight
+            b += weight * rows
+            t += weight * mean
+            bb += weight * rows * rows
+            bt += weight * rows * mean
+        spread = w * bb - b * b
+        if len(self._mean) > 1 and spread > 0:
+            self.row_s = min(max(0.0, (w * bt - b * t) / spread), t / b)
+            self.fixed_s = max(0.0, (t - self.row_s * b) / w)
         else:  # one batch size seen: its time could be all fixed or all per row; per row assumes least
-            self.row_s = self._t / self._b
+            self.row_s = t / b
             self.fixed_s = 0.0
         self.pays = self._smallest_good()
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from runtime.core.errors import DeviceLost, ExecutionError
+from runtime.core.errors import ConfigError, DeviceLost, ExecutionError
 from runtime.core.model import ProviderChoice, SessionSettings
 from runtime.core.tensor import BY_ONNX, Array
 from runtime.core.verdict import GraphTensor
@@ -34,7 +34,7 @@ try:
     import onnxruntime as ort
     from onnxruntime.capi import _pybind_state as _native
 except ImportError as missing:
-    raise ImportError(
+    raise ConfigError(
         "neither onnxruntime nor onnxruntime-gpu is installed: "
         "pip install 'spillway-runtime[cpu]' (any machine) or 'spillway-runtime[gpu]' (NVIDIA, CUDA 13)"
     ) from missing
@@ -178,10 +178,10 @@ class SessionRunner:
         return stop
 
     def _translated(self, error: Exception) -> ExecutionError | DeviceLost:
-        text = _told(error)
-        if any(sign in text for sign in _LOST):
-            return DeviceLost(f"device of provider {self._provider} is lost: {text}")
-        return ExecutionError(f"onnx runtime error: {text}")
+        whole = str(error)
+        if any(sign in whole for sign in _LOST) and "out of memory" not in whole:
+            return DeviceLost(f"device of provider {self._provider} is lost: {_told(error)}")
+        return ExecutionError(f"onnx runtime error: {_told(error)}")
 
 
 def open_session(

@@ -1,35 +1,35 @@
-"""Loads a version: sessions, warm-up, and the batcher above them. Implements the repository's `Loader`."""
+"""Loads a version: sessions, warm-up, and the batcher above them. Implements the repository's `Loader`.
+
+The trial's findings are used where they hold: its layout and run times for the provider it ran on, the providers that
+did not start there left out. Where another provider starts than in the trial, what was measured is forgotten.
+"""
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from pathlib import Path
 
-from runtime.core.errors import ExecutionError, LoadFailed
+from runtime.core.errors import DeviceLost, ExecutionError, LoadFailed
 from runtime.core.inference import Scheduler
 from runtime.core.model import ModelSpec, ProviderChoice
+from runtime.core.tensor import BYTES
 from runtime.core.verdict import CpuLayout, Verdict
 from runtime.serving.admission import Limits
 from runtime.serving.batcher import Batcher
 from runtime.serving.cost import CostModel
 from runtime.serving.devices import INLINE_OVERHEAD_S, DevicePool
 from runtime.serving.instance import NOT_BUILT_IN, SessionRunner, open_session
-from runtime.serving.probe import fixed_layout, warm_up
+from runtime.serving.layout import GPU_PROVIDERS, Place, places
+from runtime.serving.probe import warm_up
 from runtime.serving.settings import ServingSettings
 
 log = logging.getLogger(__name__)
 
 INLINE_MAX_BATCH_S = 0.0002
 """A model whose largest worthwhile batch runs longer never runs on the event loop."""
-GPU_PROVIDERS = ("cuda", "tensorrt")
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one runner goes: the device index (0 on the CPU) and its threads."""
-
-    device: int
-    threads: int
+_DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
 class SessionLoader:
@@ -46,86 +46,106 @@ class SessionLoader:
             LoadFailed: a session could not be opened or failed its warm-up; nothing is left behind.
         """
         runners = await asyncio.to_thread(self._open_all, spec, verdict)
-        inline = self._settings.inline and len(runners) == 1 and may_run_inline(spec, verdict, runners[0].provider)
+        provider = runners[0].provider
+        inline = self._settings.inline and len(runners) == 1 and may_run_inline(spec, verdict, provider)
 
         def reopen(lost: str) -> SessionRunner:
-            choices = [choice for choice in self._choices(spec) if choice.name != lost]
-            runner, _ = open_session(spec.path, spec.session, self._settings.thread_budget, choices)
-            warm_up(spec, runner)
-            return runner
+            return self._replacement(spec, lost)
 
         pool = DevicePool(runners, f"{spec.name}-{spec.version}", inline=inline, reopen=reopen)
-        log.info(
-            "sessions ready",
-            extra={
-                "model": spec.name,
-                "version": spec.version,
-                "provider": runners[0].provider,
-                "instances": len(runners),
-                "inline": inline,
-            },
-        )
-        return Batcher(spec, pool, self._limits, verdict.costs)
+        facts = {"provider": provider, "instances": len(runners), "inline": inline}
+        log.info("sessions ready", extra={"model": spec.name, "version": spec.version, **facts})
+        return Batcher(spec, pool, self._limits, verdict.costs if provider == verdict.provider else ())
 
     def _open_all(self, spec: ModelSpec, verdict: Verdict) -> list[SessionRunner]:
-        runners: list[SessionRunner] = []
-        try:
-            first, skipped = self._open(spec, verdict, Place(0, _threads(spec, verdict, self._settings)))
-            runners.append(first)
-            for name, reason in skipped:
-                # A build without GPU support is no event on a machine without one; the status page says it anyway.
-                level = logging.DEBUG if reason == NOT_BUILT_IN else logging.WARNING
-                log.log(level, "provider skipped", extra={"model": spec.name, "provider": name, "reason": reason})
-            for place in places(spec, verdict, first.provider, self._settings.thread_budget)[1:]:
-                runners.append(self._open(spec, verdict, place)[0])  # noqa: PERF401 - what is open must be closed below
-            for runner in runners:
-                warm_up(spec, runner)
-        except ExecutionError as error:
-            for runner in runners:
-                runner.close()
-            raise LoadFailed(spec.name, str(error)) from error
+        with ExitStack() as opened:
+            try:
+                first, rest = self._open_first(spec, verdict)
+                runners = [first]
+                opened.callback(first.close)
+                for place in rest:
+                    runners.append(_open(spec, _choice(self._choices(spec), first.provider), place))
+                    opened.callback(runners[-1].close)
+                for runner in runners:
+                    warm_up(spec, runner)
+            except (ExecutionError, DeviceLost) as error:
+                raise LoadFailed(spec.name, str(error)) from error
+            opened.pop_all()
         return runners
 
-    def _open(self, spec: ModelSpec, verdict: Verdict, place: Place) -> tuple[SessionRunner, list[tuple[str, str]]]:
-        """Start with the provider that the trial found working; what it skipped is reported once, not tried again."""
-        known = dict(verdict.skipped)
-        choices = [choice for choice in self._choices(spec) if choice.name not in known]
-        runner, skipped = open_session(spec.path, spec.session, place.threads, choices, place.device)
-        return runner, [*verdict.skipped, *skipped]
+    def _open_first(self, spec: ModelSpec, verdict: Verdict) -> tuple[SessionRunner, list[Place]]:
+        """Open on the first provider that starts, in the place that suits it; returns also the other places there.
+
+        What did not start in the trial is not tried again, but reported once more.
+        """
+        reasons = dict(verdict.skipped)
+        for name, reason in verdict.skipped:
+            _report(spec, name, reason)
+        for choice in self._choices(spec):
+            if choice.name in reasons:
+                continue
+            budget = self._settings.thread_budget
+            first, *rest = places(spec, verdict, choice.name, budget=budget, gpus=visible_gpus())
+            try:
+                return _open(spec, choice, first), rest
+            except ExecutionError as error:
+                reasons[choice.name] = str(error)
+                _report(spec, choice.name, str(error))
+        raise ExecutionError("; ".join(reasons.values()) or "no provider configured")
+
+    def _replacement(self, spec: ModelSpec, lost: str) -> SessionRunner:
+        """A session on what is left once `lost` is gone; on the CPU it has all threads.
+
+        Raises:
+            ExecutionError, DeviceLost: no other provider starts, or it fails its warm-up.
+        """
+        gone = GPU_PROVIDERS if lost == "cuda" else (lost,)  # TensorRT runs on what CUDA lost
+        choices = [choice for choice in self._choices(spec) if choice.name not in gone]
+        runner, _ = open_session(spec.path, spec.session, self._settings.thread_budget, choices)
+        try:
+            warm_up(spec, runner)
+        except (ExecutionError, DeviceLost):
+            runner.close()
+            raise
+        return runner
 
     def _choices(self, spec: ModelSpec) -> Sequence[ProviderChoice]:
-        chosen = spec.providers or tuple(ProviderChoice(name) for name in self._settings.providers)
-        return chosen if any(choice.name == "cpu" for choice in chosen) else (*chosen, ProviderChoice("cpu"))
+        return spec.providers or tuple(ProviderChoice(name) for name in self._settings.providers)
 
 
-def places(spec: ModelSpec, verdict: Verdict, provider: str, budget: int) -> list[Place]:
-    """One place per instance: the config's instance groups, else one per device, else what the trial measured."""
-    if provider in GPU_PROVIDERS:
-        asked = [
-            Place(gpu, 1)
-            for group in spec.instance_groups
-            if group.kind in ("GPU", "AUTO")
-            for gpu in (group.gpus or (0,))
-            for _ in range(group.count)
-        ]
-        return asked or [Place(0, 1)]
-    layout = fixed_layout(spec, budget) or verdict.layout or CpuLayout(instances=1, threads=budget)
-    return [Place(0, layout.threads)] * layout.instances
+def _open(spec: ModelSpec, choice: ProviderChoice, place: Place) -> SessionRunner:
+    return open_session(spec.path, spec.session, place.threads, [choice], place.device)[0]
+
+
+def _choice(choices: Sequence[ProviderChoice], name: str) -> ProviderChoice:
+    return next(choice for choice in choices if choice.name == name)
+
+
+def _report(spec: ModelSpec, name: str, reason: str) -> None:
+    # A build without GPU support is no event on a machine without one; the status page says it anyway.
+    level = logging.DEBUG if reason.endswith(NOT_BUILT_IN) else logging.WARNING
+    log.log(level, "provider skipped", extra={"model": spec.name, "provider": name, "reason": reason})
+
+
+def visible_gpus() -> int:
+    """How many NVIDIA GPUs this process may use; 1 where nothing tells."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([entry for entry in listed.split(",") if entry.strip()]) or 1
+    return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 1
 
 
 def may_run_inline(spec: ModelSpec, verdict: Verdict, provider: str) -> bool:
     """Tell whether runs are so short and so predictable that a thread hop would cost more than it saves."""
-    if provider != "cpu" or not verdict.costs or verdict.graph is None or verdict.graph.control_flow:
+    if provider != "cpu" or verdict.provider != "cpu" or verdict.layout != CpuLayout(instances=1, threads=1):
         return False
-    if verdict.layout != CpuLayout(instances=1, threads=1):
+    if verdict.graph is None or verdict.graph.control_flow or spec.session.execution_mode != "SEQUENTIAL":
         return False
-    if any(dim < 0 for tensor in spec.inputs for dim in tensor.dims):
+    tensors = (*spec.inputs, *spec.outputs)
+    if not verdict.costs or any(dim < 0 for tensor in tensors for dim in tensor.dims):
         return False
+    if any(tensor.datatype == BYTES for tensor in tensors):
+        return False  # how long such a run takes depends on how long the texts are
     max_rows = spec.max_batch_size if spec.batching is not None else 0
     cost = CostModel(max(1, max_rows), INLINE_OVERHEAD_S, verdict.costs)
     return cost.predict(cost.pays) < INLINE_MAX_BATCH_S
-
-
-def _threads(spec: ModelSpec, verdict: Verdict, settings: ServingSettings) -> int:
-    layout = fixed_layout(spec, settings.thread_budget) or verdict.layout
-    return layout.threads if layout is not None else settings.thread_budget

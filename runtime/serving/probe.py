@@ -8,7 +8,7 @@ several sessions on one thread each, and which differs by model and machine (res
 import logging
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
@@ -169,7 +169,7 @@ def measure(
     best = max(single, key=_rate)
     rates = Rates(_rate(best), max(map(_rate, costs)))
     if may_multiply and opening_s * (budget - 1) + LEAST_RUNS * best.run_s < watch.left_s():
-        rates = Rates(rates.one, rates.wide, _rate_of_several(spec, first, reopen, budget, best.rows, watch))
+        rates = Rates(rates.one, rates.wide, _rate_of_several(spec, first, reopen, budget, best, watch))
     layout = best_layout(rates, budget)
     return layout, single if layout.threads == 1 else costs
 
@@ -205,30 +205,28 @@ def _median_run(
 
 
 def _rate_of_several(
-    spec: ModelSpec, first: Runner, reopen: OpenRunner, count: int, rows: int, watch: Stopwatch
+    spec: ModelSpec, first: Runner, reopen: OpenRunner, count: int, batch: RunCost, watch: Stopwatch
 ) -> float:
-    """Rows per second of `count` one-thread runners side by side, batches of `rows`."""
-    feeds = sample_feeds(spec, rows)
+    """Rows per second of `count` one-thread runners side by side, in batches like `batch`."""
+    feeds = sample_feeds(spec, batch.rows)
     assert feeds is not None, "the batch was measured before"
+
+    def once(runner: Runner) -> None:
+        _run(spec, runner, feeds, batch.rows)
+
+    def until_the_end(runner: Runner) -> int:
+        runs = 0
+        while runs < LEAST_RUNS - 1 or watch.left_s() > batch.run_s:
+            once(runner)
+            runs += 1
+        return runs
+
     with ExitStack() as opened, ThreadPoolExecutor(count) as threads:
         runners = [first, *(opened.enter_context(closing(reopen(1))) for _ in range(count - 1))]
-        _exhaust(threads.map(lambda runner: _run(spec, runner, feeds, rows), runners))  # allocates
+        list(threads.map(once, runners))  # allocates
         begun = watch.now()
-        runs = sum(threads.map(lambda runner: _runs_until(spec, runner, feeds, rows, watch), runners))
-        return runs * rows / max(watch.now() - begun, 1e-9)
-
-
-def _exhaust(results: Iterable[object]) -> None:
-    for _ in results:
-        pass
-
-
-def _runs_until(spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], rows: int, watch: Stopwatch) -> int:
-    runs = 0
-    while runs < LEAST_RUNS - 1 or watch.left_s() > 0:
-        _run(spec, runner, feeds, rows)
-        runs += 1
-    return runs
+        runs = sum(threads.map(until_the_end, runners))
+        return runs * batch.rows / max(watch.now() - begun, 1e-9)
 
 
 def _run(spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], rows: int) -> Sequence[Array]:

@@ -125,11 +125,12 @@ def test_notes_say_why() -> None:
     alone = replaced(busy, batching=False)
     models = [version(name, busy) for name in "abcd"] + [version("e", alone)]
     said = notes(document(*models, version("bad", None, state="FAILED", reason="no file", version=0)))
-    assert said[:3] == [
+    assert said[:4] == [
         "a/1: 75 % of its batches were cut because others waited, but with different shapes",
-        "a/1: 2 refused, because the wait would have been too long",
+        "a/1: 2 failed, because there was no room",
         "a/1: 1 failed, because the caller took it back",
+        "a/1: 2 of them at the door, because the wait would have been too long",
     ]
-    assert "e/1: 2 refused, because the wait would have been too long" in said
+    assert "e/1: 1 failed, because the caller took it back" in said
     assert not any(line.startswith("e/1: 75 %") for line in said)
     assert said[-2:] == ["bad is FAILED: no file", "cuda is not used for a/1, b/1, c/1 and 2 more: no driver"]

@@ -1,43 +1,45 @@
 """Clients that ask one model without a pause while a test changes what is served.
 
-Each request has rows of its own, and both outputs of `models.times` come back: an answer that two versions had a hand in
-would not be one factor times the question everywhere.
+The model is one of `models.times`, and each question has numbers of its own: an answer that belongs to somebody else, or
+that two versions had a hand in, is not one factor times the question in both outputs.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
-from runtime.client import Answer, AsyncClient
+from runtime.client import AsyncClient
 from runtime.core.errors import CapacityError, SpillwayError
 
-LIMIT_S = 20.0
+LIMIT_S = 60.0
+CLIENTS = 6
 
 
 @dataclass
 class Traffic:
-    """`clients` connections to the servers of `addresses`, until the end of the `async with` block.
+    """CLIENTS connections to the servers of `addresses`, until the end of the `async with` block or of `questions`.
 
-    A client that is refused with UNAVAILABLE asks the next server the same, as docs/protocol.md advises. `least` says
-    which factor an answer to a question that is asked now must have at least; `factors` are those that came.
+    A client that is refused with UNAVAILABLE puts the same question to the next server; `refusals` counts that. Any
+    other error, and any wrong answer, goes into `failures`. `factors` holds how many answers came from each factor.
+    `least` is the smallest factor that may still answer what is asked from now on.
     """
 
     addresses: Sequence[str]
     model: str
-    clients: int = 6
-    least: Callable[[], float] = lambda: 0.0
+    questions: int = 2**62
+    least: float = 0.0
     answered: int = 0
-    moved: int = 0
-    factors: list[float] = field(default_factory=list)
+    refusals: int = 0
+    factors: dict[float, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(self.clients)]
+        self._tickets = iter(range(self.questions))
+        self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(CLIENTS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -46,19 +48,43 @@ class Traffic:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def more(self, count: int) -> None:
-        """Wait until `count` more requests are answered, or one failed."""
+        """Wait until `count` more questions are answered, or something failed."""
         wanted = self.answered + count
-        async with asyncio.timeout(LIMIT_S + count / 100):
+        async with asyncio.timeout(LIMIT_S):
             while self.answered < wanted and not self.failures:
                 await asyncio.sleep(0.001)
 
+    async def end(self) -> None:
+        """Wait until all questions are answered."""
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.gather(*self._tasks)
+
     async def _ask_on(self, number: int) -> None:
         rng = np.random.default_rng(number)
-        server = number
-        while True:
-            async with AsyncClient(self.addresses[server % len(self.addresses)]) as client:
-                with suppress(CapacityError):
-                    while True:
-                        await self._ask(client, rng)
-            self.moved += 1
-            server += 1
+        servers = itertools.cycle([*self.addresses[number % len(self.addresses) :], *self.addresses])
+        client = AsyncClient(next(servers))
+        try:
+            for _ in self._tickets:
+                question = rng.normal(size=(rng.integers(1, 5), 2)).astype(np.float32)
+                while not await self._ask(client, question):
+                    await client.close()
+                    client = AsyncClient(next(servers))
+        except (SpillwayError, AssertionError) as error:
+            self.failures.append(f"{type(error).__name__}: {error}")
+        finally:
+            await client.close()
+
+    async def _ask(self, client: AsyncClient, question: Any) -> bool:
+        least = self.least
+        try:
+            answer = await client.infer(self.model, {"x": question}, deadline_s=LIMIT_S)
+        except CapacityError:
+            self.refusals += 1
+            return False
+        factor = round(float(answer["y"][0, 0] / question[0, 0]))
+        for name in ("y", "z"):
+            np.testing.assert_array_equal(answer[name], np.float32(factor) * question)
+        assert factor >= least, f"factor {factor} answered after {least} had been loaded"
+        self.factors[factor] = self.factors.get(factor, 0) + 1
+        self.answered += 1
+        return True

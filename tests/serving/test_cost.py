@@ -68,14 +68,14 @@ def test_sizes_beyond_the_maximum_are_not_taken_from_the_trial() -> None:
 def test_a_descheduled_run_teaches_little() -> None:
     cost = measured(dict.fromkeys(SIZES, 0.010))
     cost.observe(16, 5.0)
-    assert cost.predict(16) == pytest.approx(0.010 + 0.1 * (OUTLIER - 1) * 0.010)
+    assert 0.010 < cost.predict(16) <= 0.010 + 0.1 * (OUTLIER - 1) * 0.010
 
 
 def test_it_follows_a_model_that_became_slower() -> None:
     cost = measured(dict.fromkeys(SIZES, 0.010))
     for _ in range(60):
         cost.observe(8, 0.020)
-    assert cost.predict(8) == pytest.approx(0.020, rel=0.01)
+    assert cost.predict(8) == pytest.approx(0.020, rel=0.05)
 
 
 def test_now_and_then_a_batch_may_be_larger_so_that_a_change_is_seen() -> None:
@@ -107,3 +107,13 @@ def test_laws(runs: list[tuple[int, float]], max_rows: int) -> None:
         assert cost.fixed_s >= 0
         assert cost.row_s >= 0
         assert all(cost.predict(size) >= 0 for size in (1, max_rows))
+
+
+def test_the_line_serves_sizes_that_were_never_seen() -> None:
+    """Closed-loop traffic shows one or two sizes only; a fit through single runs would point anywhere."""
+    cost = measured({1: 0.000062, 4: 0.00008, 16: 0.00015, 64: 0.000384}, max_rows=64)
+    for _ in range(200):
+        cost.observe(1, 0.000070)
+        cost.observe(2, 0.000060)
+    assert cost.predict(32) == pytest.approx(0.00023, rel=0.25)
+    assert cost.predict(48) == pytest.approx(0.00031, rel=0.25)

@@ -20,7 +20,7 @@ from bench import harness, report, servers
 from bench.environments import Unavailable
 from bench.targets import AT_LEAST, AT_MOST, Verdict, missed
 
-CACHE = Path(__file__).resolve().parents[1] / ".cache" / "bench-dev"
+CACHE = Path(__file__).resolve().parents[1] / ".cache" / "bench"
 MISSED, UNMEASURED = 1, 2
 
 

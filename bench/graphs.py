@@ -109,7 +109,7 @@ def echo(*, shape: Sequence[int] = (3, 224, 224)) -> ModelProto:
 
 
 def convolutions(*, layers: int, channels: int = 64, size: int = 32) -> ModelProto:
-    """Convolutions with skips on a small image (12 288 bytes in): much arithmetic on little data, batching never pays."""
+    """Convolutions with skips on a small image, 12 288 bytes: much arithmetic on little data, batching never pays."""
     g = _Graph(seed=7)
     x = g.node("Relu", g.conv("x", (3, channels), 3))
     for _ in range(layers):

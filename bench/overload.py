@@ -132,12 +132,12 @@ class Prober:
         """What a call may take and still count as normal. To be asked while nobody else calls."""
         return _NORMAL * float(np.percentile([self.call_s() for _ in range(calls)], 99))
 
-    def recovery_s(self, normal_s: float) -> float | None:
+    def recovery_s(self, normal_s: float, clock: Callable[[], float] = time.monotonic) -> float | None:
         """Seconds until calls are normal again; None when they are not within `_RECOVERY_LIMIT_S`."""
-        begun = since = time.monotonic()
+        begun = since = clock()
         in_a_row = 0
         while in_a_row < _NORMAL_CALLS:
-            now = time.monotonic()
+            now = clock()
             if now - begun > _RECOVERY_LIMIT_S:
                 return None
             if self.call_s() > normal_s:

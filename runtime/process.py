@@ -4,10 +4,13 @@ Imports nothing of ours.
 """
 
 import ctypes
+import gc
 import logging
 import os
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,21 @@ def tune() -> None:
     for parameter, value in MALLOC.items():
         if _ENVIRONMENT[parameter] not in os.environ and not mallopt(ctypes.c_int(parameter), ctypes.c_int(value)):
             mallopt(ctypes.c_int(parameter), ctypes.c_int(_OLD_LIMIT))
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Import inside of this what stays for good.
+
+    Imports make no garbage: looking for it meanwhile costs an eighth of the start, and again 30 ms of every full
+    collection while requests are served.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def notify(*states: str) -> None:

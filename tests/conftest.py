@@ -4,6 +4,8 @@ import os
 
 import pytest
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before any test imports onnxruntime by itself
+
 
 def require(condition: object, reason: str) -> None:
     """Skip the test for `reason` unless `condition`; fail it where `SPILLWAY_REQUIRE=1` says that all is installed."""

@@ -74,6 +74,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, flags_of(args)).config
     logs.configure(config.daemon.log_level, config.daemon.log_format)
     process.tune()
-    from runtime.daemon import serve  # noqa: PLC0415 - after the allocator is set, and not for `--help`
+    with process.importing():
+        from runtime.daemon import serve  # noqa: PLC0415 - after the allocator is set, and not for `--help`
 
     return asyncio.run(serve(config))

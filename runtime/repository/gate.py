@@ -5,9 +5,10 @@
 Rules
 - This process imports neither onnx nor ONNX Runtime here: the structural check, the trial load, the warm-up and the
   measurement are the child's (`Trial`).
-- A verdict is kept by everything it depends on: the files' digest, the config, the providers, the thread budget, the
-  limits, the versions of the runtime, and this machine. Kept are acceptances and refusals of the structural check,
-  which are certain; a crash, a timeout, too little memory or a failed load may be the moment's, and is tried again.
+- A verdict is kept by everything it depends on: the files' digest, which of them are links, the config, the providers,
+  the thread budget, the limits, the versions of the runtime, and this machine. Kept are acceptances and refusals of the
+  structural check, which are certain; a crash, a timeout, too little memory or a failed load may be the moment's, and
+  is tried again.
 - Files that change while they are examined are refused: the verdict would belong to neither state.
 """
 
@@ -117,6 +118,7 @@ class Gate:
         facts = (
             VERDICT_FORMAT,
             candidate.digest.sha256,
+            _links(candidate),
             str(candidate.path.relative_to(candidate.folder / str(candidate.version))),
             config_bytes(anonymous),
             job.providers,
@@ -128,6 +130,20 @@ class Gate:
             machine(),
         )
         return hashlib.sha256(msgspec.json.encode(facts)).hexdigest()
+
+
+def _links(candidate: Candidate) -> list[tuple[str, bool, int]]:
+    """Files that are links, or have several hard links: the check judges that, and their digest does not show it."""
+    folder = candidate.folder.resolve()
+    found = [(file.name, *_link(file.path, folder / file.name)) for file in candidate.digest.files]
+    return [each for each in found if each[1:] != (False, 1)]
+
+
+def _link(path: Path, plain: Path) -> tuple[bool, int]:
+    try:
+        return path.resolve() != plain, path.stat().st_nlink
+    except OSError:  # vanished: what is known of the files does not hold for what is left of them
+        return False, 0
 
 
 def config_bytes(config: pb.ModelConfig) -> bytes:

@@ -28,7 +28,7 @@ from runtime.serving.backlog import Backlog, Lane
 from runtime.serving.binding import Binding, ShapeKey, bind
 from runtime.serving.cost import CostModel
 from runtime.serving.devices import INLINE_TURN_S, Device, DevicePool
-from runtime.serving.entry import Entry, State, tell
+from runtime.serving.entry import Entry, State, answer_refused, tell
 from runtime.serving.expiry import Expiry
 from runtime.serving.learned import Learned
 from runtime.serving.ordering import Ordering
@@ -108,12 +108,14 @@ class Batcher:
                 binding = request.head.memo = bind(self._spec, request.head)
             arrays = binding.arrays(request.buffers)
             entry = Entry(request, done, binding, arrays, binding.nbytes(request.buffers), now)
-            self._admit(entry, now)
+            refused = self._refusal(entry, now)
         except SpillwayError as error:
-            self.statistics.failed(error)
-            self._loop.call_soon(_answer_refused, request, done, error)
+            self._refuse(request, done, error)
             return
-        self._accept(entry)
+        if refused is not None:
+            self._refuse(request, done, refused)
+        else:
+            self._accept(entry)
 
     async def drain(self) -> None:
         """Accept no more; return when everything accepted has its answer."""
@@ -132,24 +134,25 @@ class Batcher:
 
     # --- the door
 
-    def _admit(self, entry: Entry, now: float) -> None:
+    def _refusal(self, entry: Entry, now: float) -> SpillwayError | None:
+        """Why `entry` is not taken. Not raised: a traceback would hold its buffers until a garbage collection."""
         place = rank(entry.request.head, self._policy, entry.request.deadline, now)
         entry.level, entry.expires = place.level, place.expires
         cost, refill = self._learned.of(entry.binding.key)
-        load = Load(
-            self._backlog.count,
-            self._backlog.nbytes,
-            self._wait_s(cost, entry.level, now),
-            cost.predict(entry.rows) + self._learned.handover_s,
-            place.queue.max_queue_size,
-            self._backlog.level_count(entry.level),
-        )
+        wait_s, run_s = self._wait_s(cost, entry.level, now), cost.predict(entry.rows) + self._learned.handover_s
+        most, queued = place.queue.max_queue_size, self._backlog.level_count(entry.level)
+        load = Load(self._backlog.count, self._backlog.nbytes, wait_s, run_s, most, queued)
         refused = refusal(self._spec.name, load, self._limits, entry.nbytes, entry.request.deadline - now)
         if refused is not None:
             self.statistics.refusals[refused[0]] += 1
-            raise refused[1]
+            return refused[1]
         if self._max_rows > 1:
             refill.arrived(now)
+        return None
+
+    def _refuse(self, request: InferRequest, done: Done, error: SpillwayError) -> None:
+        self.statistics.failed(error)
+        self._loop.call_soon(answer_refused, request, done, error)
 
     def _wait_s(self, cost: CostModel, level: int, now: float) -> float:
         """Predicted seconds until a request that arrives now would start."""
@@ -392,8 +395,3 @@ class Batcher:
     def _gauge(self) -> None:
         self.statistics.pending_requests = self._backlog.count
         self.statistics.pending_bytes = self._backlog.nbytes
-
-
-def _answer_refused(request: InferRequest, done: Done, error: SpillwayError) -> None:
-    tell(request.release)
-    tell(done, error)

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from enum import Enum
 
+from runtime.core.errors import SpillwayError
 from runtime.core.inference import Done, InferRequest, Outcome, RequestHead
 from runtime.core.tensor import Array
 from runtime.serving.binding import Binding
@@ -91,6 +92,12 @@ def tell(callback: Callable[..., None], *arguments: Outcome) -> None:
         callback(*arguments)
     except Exception:
         log.exception("callback of a request failed")
+
+
+def answer_refused(request: InferRequest, done: Done, error: SpillwayError) -> None:
+    """End a request that never got an entry, or whose entry was not taken."""
+    tell(request.release)
+    tell(done, error)
 
 
 def _told(outcome: Outcome) -> None:

@@ -10,20 +10,22 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Protocol
 
 from runtime.core.errors import DeviceLost, ExecutionError, LoadFailed
 from runtime.core.inference import Scheduler
-from runtime.core.model import ModelSpec, ProviderChoice
+from runtime.core.model import ModelSpec, ProviderChoice, SessionSettings
 from runtime.core.tensor import BYTES
 from runtime.core.verdict import CpuLayout, Verdict
 from runtime.serving.admission import Limits
 from runtime.serving.batcher import Batcher
 from runtime.serving.cost import CostModel
 from runtime.serving.devices import INLINE_OVERHEAD_S, DevicePool
-from runtime.serving.instance import NOT_BUILT_IN, SessionRunner, open_session
+from runtime.serving.instance import NOT_BUILT_IN, open_session
 from runtime.serving.layout import GPU_PROVIDERS, Place, places
 from runtime.serving.probe import warm_up
 from runtime.serving.settings import ServingSettings
+from runtime.serving.work import Runner
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +34,31 @@ INLINE_MAX_BATCH_S = 0.0002
 _DRIVER = Path("/proc/driver/nvidia/gpus")
 
 
+class OpenSession(Protocol):
+    """Loads a model on the first provider that starts; `instance.open_session`. Blocking."""
+
+    def __call__(
+        self, path: Path, settings: SessionSettings, threads: int, providers: Sequence[ProviderChoice], device: int = 0
+    ) -> tuple[Runner, list[tuple[str, str]]]:
+        """Raise ExecutionError where none starts."""
+        ...
+
+
+def visible_gpus() -> int:
+    """How many NVIDIA GPUs this process may use; 1 where nothing tells."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return len([entry for entry in listed.split(",") if entry.strip()]) or 1
+    return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 1
+
+
 class SessionLoader:
     """Brings versions into memory, as their verdicts and configs say."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, opener: OpenSession = open_session, gpus: int | None = None) -> None:
         self._settings = settings
+        self._opener = opener
+        self._gpus = visible_gpus() if gpus is None else gpus
         self._limits = Limits(settings.max_queued_requests, settings.max_queued_bytes, settings.max_wait_s)
 
     async def load(self, spec: ModelSpec, verdict: Verdict) -> Scheduler:
@@ -49,7 +71,7 @@ class SessionLoader:
         provider = runners[0].provider
         inline = self._settings.inline and len(runners) == 1 and may_run_inline(spec, verdict, provider)
 
-        def reopen(lost: str) -> SessionRunner:
+        def reopen(lost: str) -> Runner:
             return self._replacement(spec, lost)
 
         pool = DevicePool(runners, f"{spec.name}-{spec.version}", inline=inline, reopen=reopen)
@@ -57,14 +79,14 @@ class SessionLoader:
         log.info("sessions ready", extra={"model": spec.name, "version": spec.version, **facts})
         return Batcher(spec, pool, self._limits, verdict.costs if provider == verdict.provider else ())
 
-    def _open_all(self, spec: ModelSpec, verdict: Verdict) -> list[SessionRunner]:
+    def _open_all(self, spec: ModelSpec, verdict: Verdict) -> list[Runner]:
         with ExitStack() as opened:
             try:
-                first, rest = self._open_first(spec, verdict)
-                runners = [first]
+                first, choice, others = self._open_first(spec, verdict)
                 opened.callback(first.close)
-                for place in rest:
-                    runners.append(_open(spec, _choice(self._choices(spec), first.provider), place))
+                runners = [first]
+                for place in others:
+                    runners.append(self._open(spec, choice, place))
                     opened.callback(runners[-1].close)
                 for runner in runners:
                     warm_up(spec, runner)
@@ -73,8 +95,8 @@ class SessionLoader:
             opened.pop_all()
         return runners
 
-    def _open_first(self, spec: ModelSpec, verdict: Verdict) -> tuple[SessionRunner, list[Place]]:
-        """Open on the first provider that starts, in the place that suits it; returns also the other places there.
+    def _open_first(self, spec: ModelSpec, verdict: Verdict) -> tuple[Runner, ProviderChoice, list[Place]]:
+        """Open on the first provider that starts, in the place that suits it; returns what else belongs there.
 
         What did not start in the trial is not tried again, but reported once more.
         """
@@ -85,15 +107,15 @@ class SessionLoader:
             if choice.name in reasons:
                 continue
             budget = self._settings.thread_budget
-            first, *rest = places(spec, verdict, choice.name, budget=budget, gpus=visible_gpus())
+            first, *others = places(spec, verdict, choice.name, budget=budget, gpus=self._gpus)
             try:
-                return _open(spec, choice, first), rest
+                return self._open(spec, choice, first), choice, others
             except ExecutionError as error:
                 reasons[choice.name] = str(error)
                 _report(spec, choice.name, str(error))
         raise ExecutionError("; ".join(reasons.values()) or "no provider configured")
 
-    def _replacement(self, spec: ModelSpec, lost: str) -> SessionRunner:
+    def _replacement(self, spec: ModelSpec, lost: str) -> Runner:
         """A session on what is left once `lost` is gone; on the CPU it has all threads.
 
         Raises:
@@ -101,7 +123,7 @@ class SessionLoader:
         """
         gone = GPU_PROVIDERS if lost == "cuda" else (lost,)  # TensorRT runs on what CUDA lost
         choices = [choice for choice in self._choices(spec) if choice.name not in gone]
-        runner, _ = open_session(spec.path, spec.session, self._settings.thread_budget, choices)
+        runner, _ = self._opener(spec.path, spec.session, self._settings.thread_budget, choices)
         try:
             warm_up(spec, runner)
         except (ExecutionError, DeviceLost):
@@ -109,30 +131,17 @@ class SessionLoader:
             raise
         return runner
 
+    def _open(self, spec: ModelSpec, choice: ProviderChoice, place: Place) -> Runner:
+        return self._opener(spec.path, spec.session, place.threads, [choice], place.device)[0]
+
     def _choices(self, spec: ModelSpec) -> Sequence[ProviderChoice]:
         return spec.providers or tuple(ProviderChoice(name) for name in self._settings.providers)
-
-
-def _open(spec: ModelSpec, choice: ProviderChoice, place: Place) -> SessionRunner:
-    return open_session(spec.path, spec.session, place.threads, [choice], place.device)[0]
-
-
-def _choice(choices: Sequence[ProviderChoice], name: str) -> ProviderChoice:
-    return next(choice for choice in choices if choice.name == name)
 
 
 def _report(spec: ModelSpec, name: str, reason: str) -> None:
     # A build without GPU support is no event on a machine without one; the status page says it anyway.
     level = logging.DEBUG if reason.endswith(NOT_BUILT_IN) else logging.WARNING
     log.log(level, "provider skipped", extra={"model": spec.name, "provider": name, "reason": reason})
-
-
-def visible_gpus() -> int:
-    """How many NVIDIA GPUs this process may use; 1 where nothing tells."""
-    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if listed is not None:
-        return len([entry for entry in listed.split(",") if entry.strip()]) or 1
-    return len(list(_DRIVER.iterdir())) if _DRIVER.is_dir() else 1
 
 
 def may_run_inline(spec: ModelSpec, verdict: Verdict, provider: str) -> bool:

@@ -26,7 +26,8 @@ class Plan:
     """Take `take` requests from the head now, or look again in `wait_s` seconds. `reason`: why it is not larger.
 
     full: `max_rows` is reached; pays: larger batches do not pay; shared: idle devices get their part; large: the next
-    request does not fit; empty: nobody else waits; preferred, delay: the operator's wish; wait: held back.
+    request does not fit; empty: nobody else of this shape waits (the batcher counts it as `shape` where others wait);
+    preferred, delay: the operator's wish; wait: held back.
     """
 
     take: int

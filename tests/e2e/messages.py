@@ -23,6 +23,8 @@ def good(model: str, **parameters: Any) -> Any:
     elif model == "classes":
         add_raw(request, "x", "FP32", np.array([[1, 4, 3, 2]], "<f4"))
         request.outputs.add(name="y")
+    elif model == "picky":
+        add_raw(request, "x", "INT64", np.array([[1]], "<i8"))
     elif model in ("spin", "narrow", "hasty"):
         add_raw(request, "turns", "INT64", np.array([[parameters.pop("turns", 1)]], "<i8"))
     else:  # echo_*: two zeros

@@ -9,6 +9,7 @@
 | `spin` | runs as long as `turns` says; 2**62 is for ever |
 | `narrow` | `spin` with a queue of one |
 | `hasty` | `spin` with a queue that gives up after 20 ms |
+| `picky` | fails to run where `x` is not 0 or 1 |
 | `broken`, `misconfigured` | cannot be loaded |
 """
 
@@ -106,6 +107,16 @@ def spin() -> ModelProto:
     )
 
 
+def picky() -> ModelProto:
+    """`y` = the element of a list of two that `x` counts to; beyond it ONNX Runtime refuses to run."""
+    return _model(
+        [helper.make_node("Gather", ["list", "x"], ["y"])],
+        [_value("x", TensorProto.INT64, ("batch", 1))],
+        [_value("y", TensorProto.INT64, ("batch", 1))],
+        [helper.make_tensor("list", TensorProto.INT64, (2,), [10, 11])],
+    )
+
+
 def write_repository(folder: Path) -> None:
     """Write all models of the table above."""
     add(folder, "simple", {1: simple()}, _triton_config("simple", 8, "INT32", 16, outputs=2))
@@ -125,6 +136,7 @@ def write_repository(folder: Path) -> None:
     add(folder, "narrow", {1: spin()}, _queue_config("max_queue_size: 1"))
     patience = "default_timeout_microseconds: 20000 allow_timeout_override: true"
     add(folder, "hasty", {1: spin()}, _queue_config(patience))
+    add(folder, "picky", {1: picky()})
     add(folder, "broken", {1: b"this is no model"})
     add(folder, "misconfigured", {1: simple()}, "max_batch_size: many")
 

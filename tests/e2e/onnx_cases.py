@@ -34,6 +34,14 @@ Sample = tuple[dict[str, Array], list[Array]]
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """A case as the package describes it."""
+
+    name: str
+    description: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One model and its recorded samples."""
 
@@ -48,32 +56,41 @@ class LeftOut(Exception):
     """The case says nothing of this server; the text is the reason."""
 
 
-def recorded() -> Iterator[tuple[str, Any]]:
-    """Every case of the package by name, as the package describes it."""
+def recorded() -> list[Recorded]:
+    """Every case that the package holds, always in the same order."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it computes infinities and casts on purpose
-        for kind in KINDS:
-            for found in load_model_tests(kind=kind):
-                yield f"{kind}/{found.name.removeprefix('test_')}", found
+        found = [
+            Recorded(f"{kind}/{each.name.removeprefix('test_')}", each)
+            for kind in KINDS
+            for each in load_model_tests(kind=kind)
+        ]
+    return sorted(found, key=lambda each: each.name)
 
 
-def case_of(name: str, found: Any) -> Case:
+def case_of(found: Recorded) -> Case:
     """Make a case of what the package describes.
 
     Raises:
         LeftOut: its graph takes or gives what the protocol has no word for.
     """
-    model = found.model if found.model is not None else onnx.load(Path(found.model_dir, "model.onnx"))
+    about = found.description
+    model = about.model if about.model is not None else onnx.load(Path(about.model_dir, "model.onnx"))
     constants = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in constants]
     for value in (*inputs, *model.graph.output):
         _check_carried(value)
     names = [value.name for value in inputs]
-    sets = found.data_sets if found.data_sets is not None else _stored(Path(found.model_dir))
-    samples = tuple(
-        (dict(zip(names, map(_array, given), strict=False)), list(map(_array, right))) for given, right in sets
+    samples = about.data_sets if about.data_sets is not None else _stored(Path(about.model_dir))
+    return Case(
+        found.name,
+        model,
+        tuple(
+            (dict(zip(names, map(_array, given), strict=True)), list(map(_array, right))) for given, right in samples
+        ),
+        about.rtol,
+        about.atol,
     )
-    return Case(name, model, samples, found.rtol, found.atol)
 
 
 def _check_carried(value: onnx.ValueInfoProto) -> None:

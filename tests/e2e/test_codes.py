@@ -239,6 +239,11 @@ def timeout_is_negative(request: Any) -> None:
     request.parameters["timeout"].int64_param = -1
 
 
+@wrong("INTERNAL", "onnx runtime error", "picky")
+def the_model_fails_on_it(request: Any) -> None:
+    request.raw_input_contents[0] = np.array([[7]], "<i8").tobytes()
+
+
 @wrong("UNIMPLEMENTED", "shared memory is not offered by this server")
 def input_in_shared_memory(request: Any) -> None:
     request.inputs[0].parameters["shared_memory_region"].string_param = "region"
@@ -299,6 +304,12 @@ def test_an_answer_says_whose_it_is(channel: grpc.Channel) -> None:
         ("OUTPUT1", "INT32", [1, 16]),
     ]
     assert np.frombuffer(answer.raw_output_contents[0], "<i4").tolist() == list(range(1, 17))
+
+
+def test_parameters_of_sequences_mean_nothing_to_a_model_without(channel: grpc.Channel) -> None:
+    request = good("simple", sequence_id=7)
+    request.parameters["sequence_start"].bool_param = True
+    assert infer(channel, request.SerializeToString()).id == "good"
 
 
 def test_typed_contents_are_answered_raw(channel: grpc.Channel) -> None:

@@ -184,6 +184,8 @@ def test_a_load_parameter_of_the_wrong_type(channel: grpc.Channel) -> None:
 def test_unloading_what_is_unknown_is_no_error(channel: grpc.Channel) -> None:
     ask(channel, "RepositoryModelUnload", model_name="nobody")
     request = triton.RepositoryModelUnloadRequest(model_name="nobody")
+    request.parameters["unload_dependents"].bool_param = True
+    ask(channel, "RepositoryModelUnload", request)
     request.parameters["unload_everything"].bool_param = True
     assert refusal(lambda: ask(channel, "RepositoryModelUnload", request))[0] == "INVALID_ARGUMENT"
 

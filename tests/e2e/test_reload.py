@@ -13,7 +13,7 @@ from tests.e2e import models
 from tests.e2e.daemon import Daemon, running
 from tests.e2e.traffic import Traffic
 
-ROUNDS = 4
+ROUNDS = 3
 ONES = np.ones((1, 2), np.float32)
 
 

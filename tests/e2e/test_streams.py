@@ -64,7 +64,7 @@ def test_order_is_kept_and_errors_end_nothing(client: Any) -> None:
 def test_several_models_share_a_stream_and_the_slow_one_keeps_its_place(client: Any) -> None:
     answers: Answers = queue.Queue()
     client.start_stream(lambda result, error: answers.put((result, error)))
-    client.async_stream_infer("spin", [given("turns", np.array([[20_000]]), "INT64")], request_id="slow")
+    client.async_stream_infer("spin", [given("turns", np.array([[5_000]]), "INT64")], request_id="slow")
     client.async_stream_infer("versions", [row(1)], request_id="quick", model_version="1")
     client.async_stream_infer("echo_int8", [given("x", np.ones((1, 1), np.int8), "INT8")], request_id="last")
     got = [answers.get(timeout=LIMIT_S) for _ in range(3)]
@@ -120,6 +120,7 @@ def test_an_error_has_the_id_of_its_request(channel: grpc.Channel) -> None:
     assert (first.error_message, third.error_message) == ("", "")
     assert "data-type is 'FP32'" in second.error_message
     assert second.infer_response.id == "mistaken"
+    assert second.infer_response.parameters["spillway_status"].string_param == "INVALID_ARGUMENT"
     assert not second.infer_response.outputs
 
 

@@ -73,9 +73,9 @@ def test_a_queue_gives_up_when_the_time_is_over(
 
 def test_a_deadline_in_the_queue(daemon: Daemon, channel: grpc.Channel) -> None:
     with occupied(daemon, channel, "spin"):
-        code, _, took_s = timed(lambda: infer(channel, good("spin").SerializeToString(), timeout=0.1))
+        code, _, took_s = timed(lambda: infer(channel, good("spin").SerializeToString(), timeout=0.5))
         assert daemon.occupancy("spin") == (1, 0)
-    assert (code, took_s < 0.1 + ON_TIME_S) == ("DEADLINE_EXCEEDED", True), took_s
+    assert (code, 0.5 <= took_s < 0.5 + ON_TIME_S) == ("DEADLINE_EXCEEDED", True), took_s
 
 
 def test_a_request_that_would_run_for_ever(daemon: Daemon, channel: grpc.Channel) -> None:

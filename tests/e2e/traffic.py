@@ -1,7 +1,7 @@
 """Clients that ask one model without a pause while a test changes what is served.
 
-The model is one of `models.times`, and each question has numbers of its own: an answer that belongs to somebody else, or
-that two versions had a hand in, is not one factor times the question in both outputs.
+The model is one of `models.times`, and each question has numbers of its own: an answer that belongs to somebody else,
+or that two versions had a hand in, is not one factor times the question in both outputs.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ CLIENTS = 6
 
 @dataclass
 class Traffic:
-    """CLIENTS connections to the servers of `addresses`, until the end of the `async with` block or of `questions`.
+    """CLIENTS connections to the servers of `addresses`; leaving the block waits for the answers to what was asked.
 
     A client that is refused with UNAVAILABLE puts the same question to the next server; `refusals` counts that. Any
     other error, and any wrong answer, goes into `failures`. `factors` holds how many answers came from each factor.
@@ -30,48 +30,47 @@ class Traffic:
 
     addresses: Sequence[str]
     model: str
-    questions: int = 2**62
     least: float = 0.0
+    asked: int = 0
     answered: int = 0
     refusals: int = 0
     factors: dict[float, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    _over: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def __aenter__(self) -> Self:
-        self._tickets = iter(range(self.questions))
         self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(CLIENTS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._over = True
+        async with asyncio.timeout(LIMIT_S):
+            await asyncio.gather(*self._tasks)
 
     async def more(self, count: int) -> None:
         """Wait until `count` more questions are answered, or something failed."""
         wanted = self.answered + count
         async with asyncio.timeout(LIMIT_S):
             while self.answered < wanted and not self.failures:
-                await asyncio.sleep(0.001)
-
-    async def end(self) -> None:
-        """Wait until all questions are answered."""
-        async with asyncio.timeout(LIMIT_S):
-            await asyncio.gather(*self._tasks)
+                self._news.clear()
+                await self._news.wait()
 
     async def _ask_on(self, number: int) -> None:
         rng = np.random.default_rng(number)
         servers = itertools.cycle([*self.addresses[number % len(self.addresses) :], *self.addresses])
         client = AsyncClient(next(servers))
         try:
-            for _ in self._tickets:
+            while not self._over:
                 question = rng.normal(size=(rng.integers(1, 5), 2)).astype(np.float32)
+                self.asked += 1
                 while not await self._ask(client, question):
                     await client.close()
                     client = AsyncClient(next(servers))
         except (SpillwayError, AssertionError) as error:
             self.failures.append(f"{type(error).__name__}: {error}")
         finally:
+            self._news.set()
             await client.close()
 
     async def _ask(self, client: AsyncClient, question: Any) -> bool:
@@ -87,4 +86,5 @@ class Traffic:
         assert factor >= least, f"factor {factor} answered after {least} had been loaded"
         self.factors[factor] = self.factors.get(factor, 0) + 1
         self.answered += 1
+        self._news.set()
         return True

@@ -56,6 +56,7 @@ class ManualLoop(asyncio.SelectorEventLoop):
         self._now = 1000.0
         self.executor_delay_s = 0.0
         super().__init__(_JumpingSelector(self.advance))
+        self.failures = _collected(self)
 
     def time(self) -> float:
         return self._now
@@ -83,6 +84,7 @@ class ShiftedLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._ahead_s = 0.0
         super().__init__()
+        self.failures = _collected(self)
 
     def time(self) -> float:
         return super().time() + self._ahead_s
@@ -90,6 +92,15 @@ class ShiftedLoop(asyncio.SelectorEventLoop):
     def advance(self, seconds: float) -> None:
         """Let time pass at once."""
         self._ahead_s += seconds
+
+
+def _collected(loop: asyncio.AbstractEventLoop) -> list[str]:
+    """What callbacks of the loop raise: asyncio only logs it, and the test would pass."""
+    failures: list[str] = []
+    loop.set_exception_handler(
+        lambda _, context: failures.append(f"{context['message']}: {context.get('exception')!r}")
+    )
+    return failures
 
 
 def manual_loop() -> ManualLoop:
@@ -110,11 +121,13 @@ def with_threads(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, No
 
 
 def _on(
-    factory: Callable[[], asyncio.AbstractEventLoop], test: Callable[P, Coroutine[Any, Any, None]]
+    factory: Callable[[], ManualLoop | ShiftedLoop], test: Callable[P, Coroutine[Any, Any, None]]
 ) -> Callable[P, None]:
     @functools.wraps(test)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        with asyncio.Runner(loop_factory=factory) as runner:
+        loop = factory()
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(test(*args, **kwargs))
+        assert loop.failures == []
 
     return run

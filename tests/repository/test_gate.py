@@ -72,6 +72,25 @@ def test_everything_a_verdict_depends_on_is_in_its_key(tmp_path: Path) -> None:
     assert gate_of(trial, verdicts).recall(same) is not None, "name and place do not count"
 
 
+def test_a_verdict_on_links_is_none_on_plain_files(tmp_path: Path) -> None:
+    """The same bytes, hard-linked, linked and copied: the check may refuse the first two."""
+    trial = FakeTrial()
+    gate = gate_of(trial, tmp_path / "verdicts")
+    (tmp_path / "elsewhere").write_bytes(b"one")
+    path = candidate_of(tmp_path).path
+    recalled = []
+    for link in (path.hardlink_to, path.symlink_to):
+        path.unlink()
+        link(tmp_path / "elsewhere")
+        candidate = make_candidate("m", path.parents[1], 1, config("", "m"), RepositorySettings(follow_links=True))
+        recalled.append(gate.recall(candidate))
+        gate.examine(candidate)
+    path.unlink()
+    recalled.append(gate.recall(candidate_of(tmp_path)))
+    assert recalled == [None] * 3
+    assert len(trial.jobs) == 2
+
+
 @pytest.mark.parametrize(
     ("stage", "is_kept"), [("check", True), ("load", False), ("warm-up", False), ("memory", False), ("crash", False)]
 )

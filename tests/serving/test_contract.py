@@ -6,7 +6,6 @@ every answer must equal what was sent. At the end everything is answered and not
 """
 
 import asyncio
-import logging
 
 import pytest
 from hypothesis import settings
@@ -51,7 +50,6 @@ class Contract(RuleBasedStateMachine):
     def start(
         self, policy: BatchPolicy | None, providers: tuple[str, ...], inline: bool, replaceable: bool, measured: bool
     ) -> None:
-        logging.disable(logging.CRITICAL)
         self.runners = [FakeRunner(provider) for provider in providers]
         self.order: list[Sent] = []
 
@@ -149,6 +147,7 @@ class Contract(RuleBasedStateMachine):
             return
         try:
             self.runner.run(self.rig.settle())
+            assert self.rig.loop.failures == []  # type: ignore[attr-defined]
             assert not any(runner.poisoned or runner.misused for runner in self.runners)
             batcher = self.rig.batcher
             assert batcher._backlog.waiting() == []
@@ -160,7 +159,6 @@ class Contract(RuleBasedStateMachine):
                 assert answered == sorted(answered)
         finally:
             self.runner.close()
-            logging.disable(logging.NOTSET)
 
 
 Contract.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

@@ -386,7 +386,7 @@ def test_a_session_that_cannot_be_opened_closes_those_before_it() -> None:
             raise ExecutionError("no memory")
         return TimedRunner(machine, 0.010)
 
+    first, watch = TimedRunner(machine, 0.010), machine.watch(0.9)
     with pytest.raises(ExecutionError, match="no memory"):
-        first = TimedRunner(machine, 0.010)
-        measure(spec_of(rows=1), first, reopen, budget=4, may_multiply=True, watch=machine.watch(0.9))
+        measure(spec_of(rows=1), first, reopen, budget=4, may_multiply=True, watch=watch)
     assert [runner.closed for runner in machine.opened] == [False, True, True, True]

@@ -49,6 +49,11 @@ def test_those_who_are_in_do_not_make_the_room_for_the_others_count_twice() -> N
     assert refill.hold_until(16, 16, FIXED_S) > now
 
 
+def test_a_lone_client_is_not_waited_for() -> None:
+    refill, _ = returning(1)
+    assert refill.hold_until(1, 31, FIXED_S) == 0.0
+
+
 def test_it_does_not_wait_for_clients_who_do_not_return() -> None:
     refill, _ = returning(8, share=0.0)
     assert refill.hold_until(1, 24, FIXED_S) == 0.0

@@ -82,7 +82,7 @@ async def test_nothing_is_lost_while_clients_move_to_another_server() -> None:
     third = asyncio.Event()
 
     def answer(request: InferRequest) -> InferResult:
-        if len(old.engine.seen) == total // 3:
+        if len(old.engine.seen) >= total // 3:
             third.set()
         return echo(request)
 

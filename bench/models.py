@@ -116,8 +116,8 @@ def prepare(model: Model, cache: Path) -> Prepared:
     if not prepared.arrays.exists():  # the last one written
         prepared.model_file.parent.mkdir(parents=True, exist_ok=True)
         prepared.model_file.write_bytes(model.build().SerializeToString())
-        (home / "config.pbtxt").write_text(_config(model))
         _write_samples(prepared)
+    (home / "config.pbtxt").write_text(_config(model))
     return prepared
 
 

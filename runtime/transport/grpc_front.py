@@ -81,8 +81,8 @@ class GrpcFront:
         gRPC resets calls that it has not handed out when it begins to shut down, and their callers see CANCELLED. So
         first callers who have another server are given time to go there when they are refused. Then answers (refusals
         too) are held back until no call has come for a moment: a caller that waits for one sends nothing meanwhile,
-        hears of the shutdown first (GOAWAY), and then gets its answer. Only a call of somebody who goes on in spite of
-        refusals and waits for no answer, sent within a network's delay of the shutdown, can still be reset.
+        hears of the shutdown first (GOAWAY), and then gets its answer. Only a call that is on its way at that moment,
+        from somebody who waits for no answer, can still be reset.
         """
         server, self._server = self._server, None
         if server is None:

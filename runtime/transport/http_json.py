@@ -151,6 +151,8 @@ def _json_data(tensor: TensorHead, text: bytes) -> Array:
 def _flat_values(tensor: TensorHead, text: bytes) -> list[Any]:
     """The elements of 'data', every axis of nested lists checked against the shape."""
     depth = _depth(text)
+    if depth == 0 and not tensor.shape:  # a scalar may stand without brackets
+        text, depth = b"[%b]" % text, 1
     if depth not in (1, len(tensor.shape)):
         raise InvalidTensor(
             f"'data' of input '{tensor.name}' is nested {depth} deep, expected a flat list or {len(tensor.shape)}"

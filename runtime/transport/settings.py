@@ -40,7 +40,7 @@ class GrpcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     inference calls, `max_load_bytes` those of RepositoryModelLoad, which may carry files, `max_control_bytes` all
     others; each after decompression. A connection is asked to reconnect after `connection_age_s` (calls in flight
     finish; those that outlive `connection_age_grace_s` are cut, 0 means never) and closed after `connection_idle_s`
-    without a call. `drain_settle_s` is how long a stop keeps answers back so that clients hear of it first.
+    without a call. `drain_settle_s` is the silence that a stop waits for before it closes connections.
     """
 
     host: str = "127.0.0.1"
@@ -64,7 +64,7 @@ class GrpcSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     keepalive_timeout_s: float = 20.0
     min_ping_interval_s: float = 10.0
     max_ping_strikes: int = 2
-    drain_settle_s: float = 0.05
+    drain_settle_s: float = 0.1
 
     def __post_init__(self) -> None:
         _check("port", self.port, 0, 65_535)

@@ -87,6 +87,14 @@ def test_a_request_that_would_run_for_ever(daemon: Daemon, channel: grpc.Channel
     assert daemon.process.poll() is None
 
 
+def test_other_models_answer_meanwhile(daemon: Daemon, channel: grpc.Channel) -> None:
+    with occupied(daemon, channel, "spin"):
+        begun = time.perf_counter()
+        for model in ("simple", "echo_bytes", "narrow"):
+            infer(channel, good(model).SerializeToString())
+        assert time.perf_counter() - begun < ON_TIME_S
+
+
 def test_a_cancelled_request_ends_on_the_device_too(daemon: Daemon, channel: grpc.Channel) -> None:
     with occupied(daemon, channel, "spin") as (running,):
         running.cancel()

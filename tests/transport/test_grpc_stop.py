@@ -87,7 +87,7 @@ async def test_nothing_is_lost_while_clients_move_to_another_server() -> None:
         return echo(request)
 
     async with AsyncExitStack() as stack:
-        old = await stack.enter_async_context(serving(FakeEngine(answer), drain_settle_s=0.02))
+        old = await stack.enter_async_context(serving(FakeEngine(answer), drain_settle_s=0.05))
         new = await stack.enter_async_context(serving())
         numbers, answers = iter(range(total)), Counter[float]()
         asking = []
@@ -106,7 +106,7 @@ async def test_nothing_is_lost_while_clients_move_to_another_server() -> None:
 
 
 async def test_callers_that_wait_for_no_answer_lose_nothing_if_they_can_go_elsewhere() -> None:
-    async with serving(drain_settle_s=0.02) as old, serving() as new:
+    async with serving(drain_settle_s=0.05) as old, serving() as new:
         answers, asking = Counter[float](), []
         async with grpc.aio.insecure_channel(new.address, options=OWN_CONNECTION) as other:
             channels = [old.channel, other]

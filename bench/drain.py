@@ -60,8 +60,8 @@ class Pair:
 
     @property
     def target(self) -> Running:
-        """The pair, for a loader that is given both addresses."""
-        return replace(self._active, address="ipv4:" + ",".join(self.addresses))
+        """The pair, for a loader that is given both addresses: the active one, where it connects, and the next."""
+        return replace(self._active, address=f"ipv4:{self._active.address},{self._next.address}")
 
     def start_other(self) -> None:
         """Bring up the daemon that is to take over; both serve from now on."""

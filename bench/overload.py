@@ -168,7 +168,7 @@ def one_round(target: Running, prepared: Prepared, window_s: float) -> Round:
 def program(found: Findings) -> None:
     """All rounds; figures are medians over them."""
     prepared = models.prepare(model(), CACHE)
-    window_s, count = (3.0, 1) if found.quick else (5.0, 3)
+    window_s, count = (2.0, 3) if found.quick else (5.0, 5)
     found.say(f"model {prepared.model.name}, {prepared.input_bytes} bytes in, deadline {DEADLINE_MS} ms")
     rounds: list[Round] = []
     with alone.daemon(prepared, "overload") as target:

@@ -3,14 +3,15 @@
     python -m bench.soak [--quick] [--json FILE] [--plot FILE]
 
 Growth is the slope of a straight line through the resident memory of the daemon's process, without a warm-up: the first
-tenth, and at least 20,000 requests or 60 cycles, in which each of glibc's arenas comes to hold freed memory at its end,
-which `malloc_trim` does not give back. Open files and threads are compared between the first tenth after it and the last;
-the event loop's executor may still add threads up to its limit. Requests are sent in portions, each over new connections,
-and memory is read between them; a cycle loads a model of 4 MB, asks it once, unloads it.
+tenth, and at least 20,000 requests or 60 cycles, in which each of glibc's arenas comes to hold freed memory at its end
+(`malloc_trim` does not give that back). Open files and threads of the last tenth are compared with the tenth after
+the warm-up; the event loop's executor may still add threads, up to its limit. Requests are sent in portions, each over
+new connections, and memory is read between them; a cycle loads a model of 4 MB, asks it once, unloads it.
 """
 
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +30,7 @@ from bench.models import Model, Prepared
 _METHOD = "/inference.GRPCInferenceService/ModelInfer"
 _PORTION = 2_000
 _IN_FLIGHT = 8
+_CLOSING_S = 0.5
 _MEGABYTE = 1 << 20
 _WARM_UP = 10  # one part in so many
 _WARM_UP_CYCLES, _WARM_UP_REQUESTS = 60, 20_000
@@ -140,8 +142,17 @@ def requests(count: int) -> Curve:
             load = harness.run_loader(target, prepared, shape)
             if not load.clean:
                 raise RuntimeError(f"{load.counted} calls, {load.codes}, {load.mismatched} answered wrong")
-            curve.note(sent, alone.held(target))
+            curve.note(sent, _disconnected(target, curve))
     return curve
+
+
+def _disconnected(target: Running, curve: Curve) -> Held:
+    """What the daemon holds once it has noticed that the last loader is gone."""
+    least = min((held.files for held in curve.held), default=0)
+    until = time.monotonic() + _CLOSING_S
+    while (held := alone.held(target)).files > least and time.monotonic() < until:
+        time.sleep(0.01)
+    return held
 
 
 def large(model: Model) -> Iterator[tuple[str, int]]:
@@ -165,7 +176,7 @@ def program(found: Findings, plot: Path | None) -> None:
         found.say(f"{model.name} ({model.title}), resident MiB: {text}, kept {sizes['after'] - sizes['before']:.0f}")
     curves = {
         "load/unload cycle": cycles(200 if found.quick else 1_000),
-        "request": requests(60_000 if found.quick else 200_000),
+        "request": requests(80_000 if found.quick else 200_000),
     }
     for step, curve in curves.items():
         first, last = curve.held[0].rss_bytes / _MEGABYTE, curve.held[-1].rss_bytes / _MEGABYTE

@@ -152,14 +152,14 @@ class SessionRunner:
             if memory is None:
                 binding.bind_cpu_input(name, np.asarray(array, order="C"))
             else:
-                lent = self._session._sess.create_ortvalue_from_shape_and_type(array.shape, array.dtype, memory)  # noqa: SLF001 - the wrapper only knows memory on the device
+                lent = _allocate(self._session, array.shape, array.dtype, memory)
                 lent.numpy()[...] = array
                 binding.bind_ortvalue_input(name, ort.OrtValue(lent))
         for name in names:
             if memory is None:
                 binding.bind_output(name, "cpu")
             else:
-                binding._iobinding.bind_output(name, memory)  # noqa: SLF001 - as above
+                binding._iobinding.bind_output(name, memory)  # noqa: SLF001 - as in _allocate
         self._session.run_with_iobinding(binding, options)
         outputs: list[Array] = binding.copy_outputs_to_cpu()
         return outputs
@@ -201,14 +201,15 @@ def open_session(
             skipped.append((choice.name, NOT_BUILT_IN))
             continue
         try:
-            session = _session(path, settings, threads, full_name, _options_of(choice, device))
+            options = _options_of(choice, device)
+            session = _session(path, settings, threads, full_name, options)
         except Exception as error:  # noqa: BLE001 - the boundary again: any provider's own exceptions
             skipped.append((choice.name, _told(error).replace(str(path), path.name)))
             continue
         if full_name not in session.get_providers():
             skipped.append((choice.name, "did not start; a library or the device is missing"))
             continue
-        return SessionRunner(session, choice.name, settings, device), skipped
+        return SessionRunner(session, choice.name, settings, int(options.get("device_id", device))), skipped
     tried = [(name, reason) for name, reason in skipped if reason != NOT_BUILT_IN] or skipped
     raise ExecutionError("; ".join(f"{name}: {reason}" for name, reason in tried) or "no provider configured")
 
@@ -237,11 +238,16 @@ def _host_memory(session: Any, device: int) -> Any:
     """Host memory that GPU `device` reads and writes itself (page-locked); None where this build gives us none."""
     try:
         memory = _native.OrtDevice(_native.OrtDevice.gpu(), _HOST_ACCESSIBLE, _NVIDIA, device)
-        session._sess.create_ortvalue_from_shape_and_type([1], np.uint8, memory).numpy()  # noqa: SLF001 - see _run_in
+        _allocate(session, (1,), np.dtype(np.uint8), memory).numpy()
     except Exception as error:  # noqa: BLE001 - an older or newer build may lack any of this
         log.info("no page-locked memory", extra={"device": device, "error": _told(error)})
         return None
     return memory
+
+
+def _allocate(session: Any, shape: Sequence[int], dtype: np.dtype[Any], memory: Any) -> Any:
+    """A tensor in `memory`; past the public wrapper, which only knows a device's own memory."""
+    return session._sess.create_ortvalue_from_shape_and_type(list(shape), dtype, memory)  # noqa: SLF001 - see above
 
 
 def _told(error: Exception) -> str:

@@ -14,8 +14,6 @@ BETTER = 1.1
 """What takes more threads, or holds the weights more than once, must do this much more."""
 MAX_MULTIPLIED_WEIGHTS = 256 << 20
 """Larger weights are held once only."""
-ROOM = 2
-"""A session that runs large batches takes up to this many times what it took for one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +48,20 @@ def fixed_layout(spec: ModelSpec, budget: int) -> CpuLayout | None:
 
 
 def best_layout(rates: Rates, budget: int) -> CpuLayout:
-    """The layout that does most, the cheaper one where two do about the same."""
+    """The layout that does most, the cheaper one where two do about the same.
+
+    Where several sessions were not tried, threads are all there is to keep the processor busy: equal is good enough.
+    """
     if rates.several > BETTER * max(rates.one, rates.wide):
         return CpuLayout(instances=budget, threads=1)
-    if rates.wide > BETTER * rates.one:
+    if rates.wide > (BETTER if rates.several else 1.0) * rates.one:
         return CpuLayout(instances=1, threads=budget)
     return CpuLayout(instances=1, threads=1)
 
 
 def may_multiply(weight_bytes: int, session_bytes: int, room_bytes: int, budget: int) -> bool:
-    """Tell whether one session per thread may be tried, beside one that took `session_bytes` for a run of one row."""
-    return weight_bytes <= MAX_MULTIPLIED_WEIGHTS and ROOM * session_bytes * (budget - 1) <= room_bytes
+    """Tell whether one session per thread may be tried, beside one that took `session_bytes`."""
+    return weight_bytes <= MAX_MULTIPLIED_WEIGHTS and session_bytes * (budget - 1) <= room_bytes
 
 
 def places(spec: ModelSpec, verdict: Verdict, provider: str, *, budget: int, gpus: int) -> list[Place]:

@@ -50,6 +50,10 @@ class Stopwatch:
         """Seconds until that share of the time is over; negative after it."""
         return self._begun + self._limit_s * share - self.now()
 
+    def spent_s(self) -> float:
+        """Seconds since the start."""
+        return self.now() - self._begun
+
     def fits(self, run_s: float) -> bool:
         """Tell whether a run of `run_s` would fit into the whole time often enough to learn from."""
         return run_s * SLOW_SHARE <= self._limit_s
@@ -116,17 +120,17 @@ def warm_up(spec: ModelSpec, runner: Runner) -> None:
             log.info("model refuses zeros", extra={"model": spec.name, "error": str(error)})
 
 
-def batch_fault(spec: ModelSpec, runner: Runner) -> str:
+def batch_fault(spec: ModelSpec, runner: Runner, watch: Stopwatch) -> str:
     """Why the first axis cannot be the batch, though the graph leaves it open; empty where nothing speaks against it.
 
     Exporters write a free first axis into graphs that have one row built in, and detectors put the number of boxes
-    there. Such a model must not share a batch between requests.
+    there. Such a model must not share a batch between requests. One row is enough of a model that is very slow.
     """
     if not spec.max_batch_size:
         return ""
     for rows in range(1, min(2, spec.max_batch_size) + 1):
         feeds = sample_feeds(spec, rows)
-        if feeds is None:
+        if feeds is None or (rows > 1 and not watch.fits(watch.spent_s())):
             return ""
         try:
             outputs = _run(spec, runner, feeds, rows)
@@ -140,11 +144,17 @@ def batch_fault(spec: ModelSpec, runner: Runner) -> str:
 
 
 def measure(
-    spec: ModelSpec, first: Runner, reopen: OpenRunner, *, budget: int, may_multiply: bool, watch: Stopwatch
+    spec: ModelSpec,
+    first: Runner,
+    reopen: OpenRunner,
+    *,
+    budget: int,
+    may_multiply: Callable[[], bool],
+    watch: Stopwatch,
 ) -> tuple[CpuLayout, tuple[RunCost, ...]]:
     """Choose instances x threads within `budget` threads and measure T(b) for the choice.
 
-    `first` is an open runner with one thread; `may_multiply` allows to open one for each thread.
+    `first` is an open runner with one thread; `may_multiply`, asked after it has run, allows one for each thread.
 
     Raises:
         ExecutionError: the sample is no input for this graph, or another session could not be opened.
@@ -168,7 +178,7 @@ def measure(
         return asked, costs
     best = max(single, key=_rate)
     rates = Rates(_rate(best), max(map(_rate, costs)))
-    if may_multiply and opening_s * (budget - 1) + LEAST_RUNS * best.run_s < watch.left_s():
+    if may_multiply() and opening_s * (budget - 1) + LEAST_RUNS * best.run_s < watch.left_s():
         rates = Rates(rates.one, rates.wide, _rate_of_several(spec, first, reopen, budget, best, watch))
     layout = best_layout(rates, budget)
     return layout, single if layout.threads == 1 else costs

@@ -81,9 +81,11 @@ class _Attempt:
         self.graph = _facts(runner, structure)
         spec = self._spec(self.graph)
         self.stage = "warm-up"
-        warm_up(spec, runner)
-        spec = self._without_false_batch(spec, runner)
-        layout, costs = self._measured(spec, runner)
+        if spec.warmup:  # zeros are run below, and may fail there
+            warm_up(spec, runner)
+        watch = Stopwatch(self._job.probe_s)
+        spec = self._without_false_batch(spec, runner, watch)
+        layout, costs = self._measured(spec, runner, watch)
         return self.verdict(
             provider=runner.provider,
             skipped=tuple(skipped),
@@ -116,9 +118,9 @@ class _Attempt:
         full = complete(self._config, graph, default_max_batch_size=job.default_max_batch_size)
         return make_spec(full, graph, name=job.model, version=job.version, path=self._path, folder=Path(job.folder))
 
-    def _without_false_batch(self, spec: ModelSpec, runner: SessionRunner) -> ModelSpec:
+    def _without_false_batch(self, spec: ModelSpec, runner: SessionRunner, watch: Stopwatch) -> ModelSpec:
         """Complete the config again, without a batch, where running showed that the first axis is none."""
-        fault = batch_fault(spec, runner)
+        fault = batch_fault(spec, runner, watch)
         if not fault:
             return spec
         assert self.graph is not None
@@ -130,29 +132,31 @@ class _Attempt:
         except LoadFailed as error:
             raise LoadFailed(spec.name, f"the first axis is not the batch ({fault}), and {error.reason}") from error
 
-    def _measured(self, spec: ModelSpec, runner: SessionRunner) -> tuple[CpuLayout, tuple[RunCost, ...]]:
-        watch = Stopwatch(self._job.probe_s)
-        if runner.provider != "cpu":
-            return CpuLayout(instances=1, threads=1), run_costs(spec, runner, watch)
+    def _measured(
+        self, spec: ModelSpec, runner: SessionRunner, watch: Stopwatch
+    ) -> tuple[CpuLayout, tuple[RunCost, ...]]:
+        budget, on_cpu = self._job.thread_budget, runner.provider == "cpu"
 
         def reopen(threads: int) -> SessionRunner:
             self._session_bytes()
-            choices = (ProviderChoice("cpu"),)
-            return open_session(self._path, spec.session, threads, choices)[0]
+            return open_session(self._path, spec.session, threads, (ProviderChoice("cpu"),))[0]
 
-        budget = self._job.thread_budget
+        def has_room() -> bool:
+            assert self.graph is not None
+            limit = self._job.memory_bytes or memory.available_bytes()
+            room = limit - memory.resident_bytes(os.getpid())
+            return may_multiply(self.graph.weight_bytes, self._session_bytes(), room, budget)
+
+        unmeasured = CpuLayout(instances=1, threads=1)
+        if on_cpu:
+            unmeasured = fixed_layout(spec, budget) or CpuLayout(instances=1, threads=budget)
         try:
-            allowed = self._may_multiply(budget)
-            return measure(spec, runner, reopen, budget=budget, may_multiply=allowed, watch=watch)
+            if on_cpu:
+                return measure(spec, runner, reopen, budget=budget, may_multiply=has_room, watch=watch)
+            return unmeasured, run_costs(spec, runner, watch)
         except ExecutionError:
             # Zeros are no fair input for every graph: what could not be measured is learned from requests.
-            return fixed_layout(spec, budget) or CpuLayout(instances=1, threads=budget), ()
-
-    def _may_multiply(self, budget: int) -> bool:
-        assert self.graph is not None
-        limit = self._job.memory_bytes or memory.available_bytes()
-        room = limit - memory.resident_bytes(os.getpid())
-        return may_multiply(self.graph.weight_bytes, _peak_bytes() - self._base_bytes, room, budget)
+            return unmeasured, ()
 
     def _count_from_here(self) -> None:
         memory.give_back()

@@ -86,6 +86,8 @@ def execute(runner: Runner, work: Work) -> None:
         work.outputs = runner.run(work.names, feeds, work)
         work.infer_s = time.perf_counter() - ready
     except SpillwayError as error:
+        # The frames of its traceback, and of its cause's, hold the inputs until a garbage collection.
+        error.__cause__ = error.__context__ = error.__traceback__ = None
         work.error = error
     except Exception as error:
         log.exception("batch failed")

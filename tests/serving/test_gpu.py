@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 from onnx import numpy_helper as arrays
 
-from runtime.core.errors import ExecutionError
+from runtime.core.errors import DeviceLost, ExecutionError
 from runtime.core.model import ProviderChoice, SessionSettings
 from runtime.core.tensor import DATA_TYPES, Array
 from runtime.serving.instance import SessionRunner, open_session
@@ -118,6 +118,23 @@ def test_an_input_that_fails_says_nothing_against_the_memory(tmp_path: Path, hos
     assert run(runner, ["y"], x=np.array([3]))[0].tolist() == [3.0]
     with pytest.raises(ExecutionError, match="out of data bounds"):
         run(runner, ["y"], x=np.array([99]))
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("CUDA failure 700: an illegal memory access was encountered ; GPU=0", DeviceLost),
+        ("[ONNXRuntimeError] : 1 : FAIL : CUDA error cudaErrorLaunchFailure", DeviceLost),
+        ("CUBLAS failure 13 here [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : of this node", DeviceLost),
+        ("CUDA failure 2: out of memory ; GPU=0", ExecutionError),
+        ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions", ExecutionError),
+    ],
+)
+def test_a_lost_device_is_told_from_a_failed_run(text: str, kind: type[Exception], tmp_path: Path) -> None:
+    """Too little memory for one batch loses nothing: a smaller one may run."""
+    error = opened(graphs.identity(tmp_path / "m.onnx"), "cpu")._translated(RuntimeError(text))
+    assert type(error) is kind
+    assert "[ONNXRuntimeError]" not in str(error)
 
 
 # --- on the GPU

@@ -34,9 +34,11 @@ def layout(instances: int, threads: int) -> CpuLayout:
     ("rates", "budget", "best"),
     [
         (Rates(1000.0), 4, layout(1, 1)),  # small, the others were not tried
-        (Rates(100.0, wide=109.0), 4, layout(1, 1)),  # threads that do no more are not taken
         (Rates(100.0, wide=300.0), 4, layout(1, 4)),
-        (Rates(100.0, wide=90.0), 4, layout(1, 1)),
+        (Rates(100.0, wide=101.0), 4, layout(1, 4)),  # nothing else was tried
+        (Rates(100.0, wide=99.0), 4, layout(1, 1)),
+        (Rates(100.0, wide=109.0, several=105.0), 4, layout(1, 1)),  # bound by memory: threads that do no more go
+        (Rates(100.0, wide=111.0, several=105.0), 4, layout(1, 4)),
         (Rates(100.0, wide=300.0, several=320.0), 4, layout(1, 4)),  # not worth holding the weights four times
         (Rates(100.0, wide=300.0, several=331.0), 4, layout(4, 1)),
         (Rates(100.0, wide=90.0, several=109.0), 4, layout(1, 1)),
@@ -51,10 +53,9 @@ def test_what_does_most_wins_if_it_does_clearly_more(rates: Rates, budget: int, 
 @pytest.mark.parametrize(
     ("weights", "session", "room", "budget", "allowed"),
     [
-        (MAX_MULTIPLIED_WEIGHTS, 300 * MIB, 1800 * MIB, 4, True),
+        (MAX_MULTIPLIED_WEIGHTS, 300 * MIB, 900 * MIB, 4, True),
         (MAX_MULTIPLIED_WEIGHTS + 1, 300 * MIB, 2**50, 2, False),
-        (10 * MIB, 300 * MIB, 1800 * MIB, 4, True),
-        (10 * MIB, 300 * MIB, 1800 * MIB - 1, 4, False),
+        (10 * MIB, 300 * MIB, 900 * MIB - 1, 4, False),
         (10 * MIB, 300 * MIB, 0, 1, True),
     ],
 )

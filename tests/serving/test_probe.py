@@ -1,7 +1,6 @@
 """Measuring, with runners that take simulated time: what is run how often, and what it is taken for."""
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,58 +23,7 @@ from runtime.serving.probe import (
     warm_up,
 )
 from runtime.serving.work import Work
-
-
-class Machine:
-    """Simulated time, and every runner that was opened on it."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-        self.share = 1.0
-        """Of a run's time that passes for all: less than 1 where runs go side by side."""
-        self.opening_s = 0.0
-        self.opened: list[TimedRunner] = []
-        self._lock = threading.Lock()
-
-    def clock(self) -> float:
-        return self.now_s
-
-    def spend(self, seconds: float) -> None:
-        with self._lock:
-            self.now_s += seconds * self.share
-
-    def watch(self, limit_s: float) -> Stopwatch:
-        return Stopwatch(limit_s, self.clock)
-
-    def runs(self) -> int:
-        return sum(len(runner.rows) for runner in self.opened)
-
-
-class TimedRunner:
-    """T(rows) = fixed_s + row_s * rows. Returns as many rows as it got, and notes what it got."""
-
-    def __init__(self, machine: Machine, row_s: float, fixed_s: float = 0.0) -> None:
-        self._machine = machine
-        self._row_s = row_s
-        self._fixed_s = fixed_s
-        self.rows: list[int] = []
-        self.feeds: list[Mapping[str, Array]] = []
-        self.closed = False
-        machine.opened.append(self)
-
-    @property
-    def provider(self) -> str:
-        return "cpu"
-
-    def run(self, names: Sequence[str], feeds: Mapping[str, Array], work: Work) -> Sequence[Array]:
-        assert not self.closed
-        self.rows.append(work.rows)
-        self.feeds.append(feeds)
-        self._machine.spend(self._fixed_s + self._row_s * work.rows)
-        return [np.zeros((work.rows, 1)) for _ in names]
-
-    def close(self) -> None:
-        self.closed = True
+from tests.fakes.timed import Machine, TimedRunner
 
 
 def spec_of(*, rows: int = 8, dims: tuple[int, ...] = (4,), **fields: Any) -> ModelSpec:
@@ -118,8 +66,8 @@ def test_scalars_and_empty_tensors() -> None:
 
 def test_nothing_is_fed_where_a_size_is_unknown_or_absurd() -> None:
     assert sample_feeds(spec_of(dims=(-1, 4)), 1) is None
-    assert sample_feeds(spec_of(dims=(MAX_SAMPLE_BYTES // 4,)), 1) is not None
-    assert sample_feeds(spec_of(dims=(MAX_SAMPLE_BYTES // 4,)), 2) is None
+    assert sample_feeds(spec_of(dims=(MAX_SAMPLE_BYTES // 4096,)), 1) is not None
+    assert sample_feeds(spec_of(dims=(MAX_SAMPLE_BYTES // 4096,)), 1025) is None
     assert sample_feeds(spec_of(dims=(2**40, 2**40)), 1) is None
     assert sample_feeds(spec_of(warmup=(sample(x=np.zeros(MAX_SAMPLE_BYTES // 8, np.float32)),)), 3) is None
 
@@ -185,13 +133,24 @@ def test_only_samples_of_the_config_can_fail_a_load(caplog: pytest.LogCaptureFix
 
 
 def test_a_graph_that_runs_two_rows_can_batch() -> None:
-    runner = TimedRunner(Machine(), 0.001)
-    assert batch_fault(spec_of(), runner) == ""
+    machine = Machine()
+    runner = TimedRunner(machine, 0.1)
+    assert batch_fault(spec_of(), runner, machine.watch(0.8)) == ""
     assert runner.rows == [1, 2]
 
 
+def test_one_row_is_enough_of_a_model_that_is_very_slow() -> None:
+    machine = Machine()
+    runner = TimedRunner(machine, 0.2)
+    assert batch_fault(spec_of(), runner, machine.watch(0.8)) == ""
+    assert runner.rows == [1]
+
+
 def test_a_graph_that_only_runs_single_rows_cannot_batch() -> None:
-    assert batch_fault(spec_of(), Failing(2)) == "a batch of 2 rows fails, one row does not: index out of range"
+    assert (
+        batch_fault(spec_of(), Failing(2), Stopwatch(9))
+        == "a batch of 2 rows fails, one row does not: index out of range"
+    )
 
 
 def test_an_output_of_another_length_cannot_be_cut_into_rows() -> None:
@@ -203,8 +162,10 @@ def test_an_output_of_another_length_cannot_be_cut_into_rows() -> None:
         def run(self, names: Sequence[str], feeds: Mapping[str, Array], work: Work) -> Sequence[Array]:
             return [np.zeros(())]
 
-    assert batch_fault(spec_of(), Boxes(Machine(), 0.0)) == "output 'y' has shape [17, 6] for a batch of 1"
-    assert batch_fault(spec_of(rows=1), Sum(Machine(), 0.0)) == "output 'y' has shape [] for a batch of 1"
+    assert (
+        batch_fault(spec_of(), Boxes(Machine(), 0.0), Stopwatch(9)) == "output 'y' has shape [17, 6] for a batch of 1"
+    )
+    assert batch_fault(spec_of(rows=1), Sum(Machine(), 0.0), Stopwatch(9)) == "output 'y' has shape [] for a batch of 1"
 
 
 @pytest.mark.parametrize(
@@ -213,12 +174,12 @@ def test_an_output_of_another_length_cannot_be_cut_into_rows() -> None:
 )
 def test_nothing_is_held_against_what_was_not_tried(spec: ModelSpec, runs: list[int]) -> None:
     runner = TimedRunner(Machine(), 0.001)
-    assert batch_fault(spec, runner) == ""
+    assert batch_fault(spec, runner, Stopwatch(9)) == ""
     assert runner.rows == runs
 
 
 def test_a_sample_that_fails_alone_proves_nothing() -> None:
-    assert batch_fault(spec_of(), Failing(1)) == ""
+    assert batch_fault(spec_of(), Failing(1), Stopwatch(9)) == ""
 
 
 # --- run times
@@ -286,7 +247,7 @@ def measured(
         return TimedRunner(machine, row_s[threads])
 
     watch = machine.watch(limit_s)
-    layout, costs = measure(spec, first, reopen, budget=budget, may_multiply=may_multiply, watch=watch)
+    layout, costs = measure(spec, first, reopen, budget=budget, may_multiply=lambda: may_multiply, watch=watch)
     assert all(runner.closed for runner in machine.opened if runner is not first), "all but the first are closed"
     assert not first.closed
     return layout, [round(cost.run_s, 6) for cost in costs]
@@ -388,5 +349,5 @@ def test_a_session_that_cannot_be_opened_closes_those_before_it() -> None:
 
     first, watch = TimedRunner(machine, 0.010), machine.watch(0.9)
     with pytest.raises(ExecutionError, match="no memory"):
-        measure(spec_of(rows=1), first, reopen, budget=4, may_multiply=True, watch=watch)
+        measure(spec_of(rows=1), first, reopen, budget=4, may_multiply=lambda: True, watch=watch)
     assert [runner.closed for runner in machine.opened] == [False, True, True, True]

@@ -51,6 +51,26 @@ def test_our_errors_come_as_they_are(error: Exception) -> None:
     assert work.parts == ()
 
 
+def test_a_batch_that_failed_lets_go_of_its_inputs_at_once() -> None:
+    class Translating(FakeRunner):
+        def run(self, names: Sequence[str], feeds: Mapping[str, Array], work: Work) -> Sequence[Array]:
+            seen.append(weakref.ref(feeds["x"]))
+            try:
+                raise ValueError("the runtime's own")
+            except ValueError as error:
+                raise ExecutionError("onnx runtime error: the runtime's own") from error
+
+    seen: list[weakref.ref[Array]] = []
+    work = Work([part(1), part(2)], 2, ["y"])
+    gc.disable()
+    try:
+        execute(Translating(), work)
+        assert seen[0]() is None
+    finally:
+        gc.enable()
+    assert str(work.error) == "onnx runtime error: the runtime's own"
+
+
 def test_foreign_errors_are_logged_and_named_but_not_shown(caplog: pytest.LogCaptureFixture) -> None:
     runner = FakeRunner()
     runner.failures.append(KeyError("secret"))

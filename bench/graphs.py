@@ -90,8 +90,11 @@ def mlp(*, width: int = 64, hidden: int = 64, classes: int = 16) -> ModelProto:
     return g.model({"x": ("float32", [width])}, {"y": ("float32", [classes])})
 
 
-def gemm(*, width: int = 2048, layers: int = 3) -> ModelProto:
-    """Layers of `width` squared: the weights are read once a batch, so a batch costs little more than one row."""
+def gemm(*, width: int = 3072, layers: int = 4) -> ModelProto:
+    """Layers of `width` squared: the weights are read once a batch, so a batch costs little more than one row.
+
+    The default holds 151 MB, far more than a cache: about 10 ms a row alone on two cores, as research/arch.md had it.
+    """
     g = _Graph(seed=2)
     x = "x"
     for layer in range(layers):

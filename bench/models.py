@@ -86,8 +86,8 @@ MLP = Model("mlp", "MLP, 256 B in", graphs.mlp, _floats(64), max_batch=32)
 RESNET18 = Model("resnet18", "ResNet-18 size, 602 KB in", graphs.resnet18, _image, max_batch=8, slow=True)
 ENCODER = Model("encoder", "MiniLM size, 128 tokens", graphs.encoder, _tokens, max_batch=8, slow=True)
 ECHO = Model("echo", "echo, 602 KB in and out", graphs.echo, _floats(3, 224, 224), max_batch=8, tolerance=0)
-GEMM = Model("gemm", "GEMM, 8 KB in", graphs.gemm, _floats(2048), max_batch=32)
-GEMM_NOBATCH = Model("gemm_nobatch", "GEMM, max_batch_size 1", graphs.gemm, _floats(2048), max_batch=1)
+GEMM = Model("gemm", "GEMM, 12 KB in", graphs.gemm, _floats(3072), max_batch=32)
+GEMM_NOBATCH = Model("gemm_nobatch", "GEMM, max_batch_size 1", graphs.gemm, _floats(3072), max_batch=1)
 CPU_MODELS = (MLP, RESNET18, ENCODER, ECHO, GEMM, GEMM_NOBATCH)
 
 # Half precision: a GPU's answers differ from the CPU's reference in the third digit.

@@ -14,6 +14,7 @@ Rules
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from weakref import WeakValueDictionary
 
 from runtime.core.clock import monotonic
 from runtime.core.errors import (
+    ConfigError,
     ControlDisabled,
     Draining,
     InvalidRequest,
@@ -206,13 +208,21 @@ class ModelManager:
                 await self._serve(name, wanted)
             except RepositoryError as error:
                 log.warning("load failed", extra={"model": name, "reason": str(error)})
-                if not self._index.entries(name) and name in (*self._on_disk, *self._required):
-                    self._index.update(name, {0: Entry("FAILED", str(error))})
+                await self._remember_failure(name, str(error))
                 raise
             finally:
                 await self._tidy(name)
         if self._started and len(self._work) == 1:
             await self._examiner.rest()
+
+    async def _remember_failure(self, name: str, reason: str) -> None:
+        """Say in the index why a model is not there; a name that is on no disk leaves no trace, or the index would grow."""
+        if self._index.entries(name):
+            return
+        with contextlib.suppress(ConfigError):
+            await self.rescan()
+        if name in (*self._on_disk, *self._required):
+            self._index.update(name, {0: Entry("FAILED", reason)})
 
     async def _serve(self, name: str, wanted: Mapping[int, Candidate]) -> None:
         """Make `wanted` what is served, or leave everything as it was."""

@@ -292,6 +292,14 @@ async def test_loading_what_is_unknown(house: House) -> None:
     assert len(house.manager._locks) == 0
 
 
+async def test_a_failed_load_is_listed_though_the_model_is_newer_than_the_last_look(house: House) -> None:
+    await started(house)
+    house.write("late", config_text="nonsense: 1")
+    with pytest.raises(PollFailed):
+        await house.manager.load("late")
+    assert house.states() == {("late", 0): "FAILED"}
+
+
 async def test_an_explicit_load_that_fails_is_listed_and_does_not_make_the_server_unready(house: House) -> None:
     house.write("good")
     house.write("bad", config_text="nonsense: 1")

@@ -98,9 +98,13 @@ def execute(runner: Runner, work: Work) -> None:
 
 
 def assemble(parts: Sequence[Mapping[str, Array]]) -> Mapping[str, Array]:
-    """Join the requests' inputs on the first axis: the only copy of input data. A lone request is not copied."""
+    """Join the requests' inputs on the first axis: the only copy of input data.
+
+    A lone request is not copied, but where its bytes lie at an odd place of their message: compiled kernels may
+    count on addresses that are multiples of the element's size.
+    """
     if len(parts) == 1:
-        return parts[0]
+        return {name: array if array.flags.aligned else array.copy() for name, array in parts[0].items()}
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

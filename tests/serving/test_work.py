@@ -25,6 +25,15 @@ def test_a_lone_request_is_not_copied() -> None:
     assert assemble([lone])["x"] is lone["x"]
 
 
+def test_a_lone_request_at_an_odd_address_is_moved_to_an_even_one() -> None:
+    message = b"?" + np.array([1, 2], np.float32).tobytes()
+    odd = np.frombuffer(memoryview(message)[1:], np.float32)
+    assert not odd.flags.aligned
+    feeds = assemble([{"x": odd}])
+    assert feeds["x"].flags.aligned
+    assert feeds["x"].tolist() == [1, 2]
+
+
 def test_requests_are_joined_on_the_first_axis() -> None:
     feeds = assemble([part(1, 2), {"x": np.array([[3, 4], [5, 6]], np.float32)}])
     assert feeds["x"].tolist() == [[1, 2], [3, 4], [5, 6]]

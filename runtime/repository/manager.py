@@ -216,7 +216,7 @@ class ModelManager:
             await self._examiner.rest()
 
     async def _remember_failure(self, name: str, reason: str) -> None:
-        """Say in the index why a model is not there; a name that is on no disk leaves no trace, or the index would grow."""
+        """Say in the index why a model is not there. A name on no disk leaves no trace: the index is bounded."""
         if self._index.entries(name):
             return
         with contextlib.suppress(ConfigError):

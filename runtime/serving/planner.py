@@ -7,13 +7,12 @@ everything goes.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.core.model import BatchPolicy
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What bounds the next batch. Rows; `idle` is the number of devices free now (at least 1)."""
 
     max_rows: int
@@ -21,8 +20,7 @@ class Limits:
     idle: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """Take `take` requests from the head now, or look again in `wait_s` seconds. `reason`: why it is not larger.
 
     full: `max_rows` is reached; pays: larger batches do not pay; shared: idle devices get their part; large: the next

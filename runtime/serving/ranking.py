@@ -1,14 +1,13 @@
 """Where a request stands in its model's queue: priority level and the moment it is given up. Pure."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.core.inference import RequestHead
 from runtime.core.model import BatchPolicy, QueuePolicy
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(NamedTuple):
     """Level 0 where the model has no priorities; `expires` on the monotonic clock, infinity for never."""
 
     level: int

@@ -30,6 +30,7 @@ from runtime.serving.cost import CostModel
 from runtime.serving.devices import INLINE_TURN_S, Device, DevicePool
 from runtime.serving.entry import Entry, State, answer_refused, tell
 from runtime.serving.expiry import Expiry
+from runtime.serving.idle import WhenIdle
 from runtime.serving.learned import Learned
 from runtime.serving.ordering import Ordering
 from runtime.serving.planner import Limits as BatchLimits
@@ -56,10 +57,9 @@ class Batcher:
         pool: DevicePool,
         limits: Limits,
         costs: Sequence[RunCost] = (),
-        loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         self._spec = spec
-        self._loop = loop or asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._limits = limits
         self._policy = spec.batching or _NO_BATCHING
@@ -71,6 +71,7 @@ class Batcher:
         self._learned = Learned(self._max_rows, lambda: pool.overhead_s, costs)
         self._ordering = Ordering() if self._policy.preserve_ordering else None
         self._running: dict[Work, tuple[list[Entry], Device]] = {}
+        self._when_idle = WhenIdle(self._loop, self._pump)
         self._pump_due = False
         self._pumping = False
         self._timer: asyncio.TimerHandle | None = None
@@ -110,8 +111,7 @@ class Batcher:
             entry = Entry(request, done, binding, arrays, binding.nbytes(request.buffers), now)
             refused = self._refusal(entry, now)
         except SpillwayError as error:
-            self._refuse(request, done, error)
-            return
+            refused = error
         if refused is not None:
             self._refuse(request, done, refused)
         else:
@@ -183,7 +183,10 @@ class Batcher:
     def _schedule_pump(self) -> None:
         if not self._pump_due:
             self._pump_due = True
-            self._loop.call_soon(self._pump)
+            if self._pool.inline:
+                self._when_idle.ask()
+            else:
+                self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         """Give idle devices batches until there is no device, no request, or a reason to wait."""

@@ -14,6 +14,9 @@ from tests.serving.rig import Rig, echo_spec
 
 LOST = DeviceLost("CUDA failure 999")
 
+A_MOMENT = 1e-6
+"""Seconds after which a loop with nothing else to do has run what waited for that."""
+
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
@@ -271,7 +274,7 @@ async def test_a_tiny_model_runs_on_the_event_loop() -> None:
     rig = Rig(runners=[runner], inline=True)
     sent = rig.send_many(3)
     assert runner.batches == [], "not inside submit"
-    await asyncio.sleep(0)
+    await asyncio.sleep(A_MOMENT)
     assert runner.batches == [[1, 2, 3]]
     assert all(entry.answered for entry in sent)
     await rig.settle()
@@ -285,7 +288,7 @@ async def test_one_turn_of_the_loop_runs_batches_for_a_millisecond_at_most() -> 
     rig.send_many(10)
     turns: list[int] = []
     while len(runner.sizes) < 10:
-        await asyncio.sleep(0)
+        await asyncio.sleep(A_MOMENT)
         turns.append(len(runner.sizes))
     assert turns == [3, 6, 9, 10]
     await rig.settle()
@@ -302,7 +305,7 @@ async def test_callers_that_answer_at_once_do_not_extend_the_turn() -> None:
             rig.send().then = again
 
     rig.send().then = again
-    await asyncio.sleep(0)
+    await asyncio.sleep(A_MOMENT)
     assert len(runner.sizes) == 3
     await rig.after(rig.now_s + 1.0)
     await rig.settle()
@@ -321,7 +324,7 @@ async def test_a_slow_model_moves_to_a_thread_for_good() -> None:
     runner = FakeRunner(fixed_s=0.010, blocks=work)
     rig = Rig(echo_spec(max_batch_size=1), [runner], inline=True)
     rig.send_many(5)
-    await asyncio.sleep(0)
+    await asyncio.sleep(A_MOMENT)
     assert len(runner.sizes) == 3, "the second was suspected, the third proved it"
     assert not rig.pool.inline
     await rig.settle()
@@ -335,7 +338,7 @@ async def test_a_run_that_was_descheduled_moves_nothing() -> None:
     runner = FakeRunner(fixed_s=0.010, blocks=lambda _rows: time.sleep(naps.pop(0)) if naps else None)
     rig = Rig(echo_spec(max_batch_size=1), [runner], inline=True)
     rig.send_many(5)
-    await asyncio.sleep(0)
+    await asyncio.sleep(A_MOMENT)
     assert len(runner.sizes) == 5
     assert rig.pool.inline
 
@@ -346,7 +349,7 @@ async def test_inline_failures_are_answers_too() -> None:
     runner.failures.append(ExecutionError("no"))
     rig = Rig(runners=[runner], inline=True)
     bad = rig.send()
-    await asyncio.sleep(0)
+    await asyncio.sleep(A_MOMENT)
     good = rig.send()
     await rig.settle()
     assert str(bad.error) == "no"

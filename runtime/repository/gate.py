@@ -29,7 +29,7 @@ from runtime.repository.settings import RepositorySettings
 from runtime.repository.verdicts import VerdictCache
 from runtime.wire.pb import model_config_pb2 as pb
 
-VERDICT_FORMAT = 2
+VERDICT_FORMAT = 3
 """Raised when the trial measures or checks something else than before, so that old verdicts are not believed."""
 
 _DISTRIBUTIONS = ("onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "spillway-runtime")

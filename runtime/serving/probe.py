@@ -32,7 +32,11 @@ SMALL_RUN_S = 0.0005
 """A model this quick gains nothing from a second thread; it is not even tried."""
 SLOW_SHARE = 8
 """A model that fits less often than this into the time for measuring is not measured further."""
+STEP = 4
+"""From one measured batch size to the next."""
 RUNS = 7
+CHEAP_SHARE = 0.02
+"""More than the least runs of a size are made while they take no more than this of the whole time."""
 LEAST_RUNS = 3
 """Of each batch size, the first included, which allocates and does not count."""
 MAX_SAMPLE_BYTES = 256 << 20
@@ -42,13 +46,13 @@ class Stopwatch:
     """What is left of the time for measuring. Seconds."""
 
     def __init__(self, limit_s: float, clock: Clock = monotonic) -> None:
-        self._limit_s = limit_s
+        self.limit_s = limit_s
         self._begun = clock()
         self.now = clock
 
     def left_s(self, share: float = 1.0) -> float:
         """Seconds until that share of the time is over; negative after it."""
-        return self._begun + self._limit_s * share - self.now()
+        return self._begun + self.limit_s * share - self.now()
 
     def spent_s(self) -> float:
         """Seconds since the start."""
@@ -56,7 +60,7 @@ class Stopwatch:
 
     def fits(self, run_s: float) -> bool:
         """Tell whether a run of `run_s` would fit into the whole time often enough to learn from."""
-        return run_s * SLOW_SHARE <= self._limit_s
+        return run_s * SLOW_SHARE <= self.limit_s
 
 
 def sample_feeds(spec: ModelSpec, rows: int) -> Mapping[str, Array] | None:
@@ -162,7 +166,7 @@ def measure(
     asked = fixed_layout(spec, budget)
     if asked is not None and asked.threads == 1:
         return asked, run_costs(spec, first, watch)
-    single = run_costs(spec, first, watch, 0.25)
+    single = run_costs(spec, first, watch, 0.35)
     wide = asked or CpuLayout(instances=1, threads=budget)
     if not single:
         return wide, ()
@@ -173,11 +177,12 @@ def measure(
     opening_s = watch.now()
     with closing(reopen(wide.threads)) as runner:
         opening_s = watch.now() - opening_s
-        costs = run_costs(spec, runner, watch, 0.5)
+        costs = run_costs(spec, runner, watch, 0.7)
     if asked is not None:
         return asked, costs
-    best = max(single, key=_rate)
-    rates = Rates(_rate(best), max(map(_rate, costs)))
+    measured = {cost.rows for cost in costs} & {cost.rows for cost in single}  # time may have ended one of them early
+    best = max((cost for cost in single if cost.rows in measured), key=_rate)
+    rates = Rates(_rate(best), max(_rate(cost) for cost in costs if cost.rows in measured))
     if may_multiply() and opening_s * (budget - 1) + LEAST_RUNS * best.run_s < watch.left_s():
         rates = Rates(rates.one, rates.wide, _rate_of_several(spec, first, reopen, budget, best, watch))
     layout = best_layout(rates, budget)
@@ -189,29 +194,44 @@ def _rate(cost: RunCost) -> float:
 
 
 def run_costs(spec: ModelSpec, runner: Runner, watch: Stopwatch, share: float = 1.0) -> tuple[RunCost, ...]:
-    """Median seconds for 1, 2, 4 ... max_batch_size rows, as far as the time goes; empty where nothing can be fed."""
+    """Median seconds for 1, 4, 16 ... max_batch_size rows, as far as the time goes; empty where nothing can be fed.
+
+    Steps of four, because the largest batch says most about what a layout can do, and must be reached in time.
+    """
     costs: list[RunCost] = []
     limit = spec.max_batch_size if spec.batching is not None else 1
     rows = 1
     while (feeds := sample_feeds(spec, rows)) is not None:
         costs.append(RunCost(rows=rows, run_s=_median_run(spec, runner, feeds, rows, watch, share)))
-        if rows >= limit or watch.left_s(share) < LEAST_RUNS * 2 * costs[-1].run_s:
+        following = min(STEP * rows, limit)
+        if rows >= limit or watch.left_s(share) < LEAST_RUNS * _expected_s(costs, following):
             break
-        rows = min(2 * rows, limit)
+        rows = following
     return tuple(costs)
+
+
+def _expected_s(costs: Sequence[RunCost], rows: int) -> float:
+    """Run time of a larger batch: along the last two measured, or half of what it would be if nothing were gained."""
+    last = costs[-1]
+    if len(costs) == 1:
+        return last.run_s * max(1.0, rows / last.rows / 2)
+    before = costs[-2]
+    slope = max(0.0, (last.run_s - before.run_s) / (last.rows - before.rows))
+    return last.run_s + slope * (rows - last.rows)
 
 
 def _median_run(
     spec: ModelSpec, runner: Runner, feeds: Mapping[str, Array], rows: int, watch: Stopwatch, share: float
 ) -> float:
+    """The first run allocates and does not count, unless it is all there is time for."""
     times: list[float] = []
-    while len(times) <= RUNS and (len(times) < LEAST_RUNS or watch.left_s(share) > 0):
+    while len(times) < LEAST_RUNS or (len(times) <= RUNS and sum(times) < watch.limit_s * CHEAP_SHARE):
         begun = watch.now()
         _run(spec, runner, feeds, rows)
         times.append(watch.now() - begun)
-        if len(times) == 1 and watch.left_s(share) < 0:
-            return times[0]
-    return statistics.median(times[1:])
+        if watch.left_s(share) < 0:
+            break
+    return statistics.median(times[1:] or times)
 
 
 def _rate_of_several(

@@ -185,13 +185,13 @@ def test_a_sample_that_fails_alone_proves_nothing() -> None:
 # --- run times
 
 
-def test_batch_sizes_double_up_to_the_limit() -> None:
+def test_batch_sizes_grow_fourfold_up_to_the_limit() -> None:
     machine = Machine()
     runner = TimedRunner(machine, row_s=0.0001, fixed_s=0.001)
     costs = run_costs(spec_of(rows=12), runner, machine.watch(10.0))
-    assert [cost.rows for cost in costs] == [1, 2, 4, 8, 12]
-    assert [cost.run_s for cost in costs] == pytest.approx([0.0011, 0.0012, 0.0014, 0.0018, 0.0022])
-    assert runner.rows.count(8) == 8, "seven count"
+    assert [cost.rows for cost in costs] == [1, 4, 12]
+    assert [cost.run_s for cost in costs] == pytest.approx([0.0011, 0.0014, 0.0022])
+    assert runner.rows.count(4) == 8, "seven count"
 
 
 def test_the_first_run_of_each_size_does_not_count() -> None:
@@ -217,8 +217,8 @@ def test_measuring_ends_with_the_time() -> None:
     machine = Machine()
     runner = TimedRunner(machine, row_s=0.1)
     costs = run_costs(spec_of(rows=64), runner, machine.watch(1.0))
-    assert [cost.rows for cost in costs] == [1]
-    assert machine.now_s == pytest.approx(0.8), "a run of eight, the last of which fits"
+    assert [cost.rows for cost in costs] == [1, 4]
+    assert machine.now_s == pytest.approx(1.1), "the run under way at the end is the last"
     slow = Machine()
     assert run_costs(spec_of(), TimedRunner(slow, row_s=5.0), slow.watch(1.0))[0].run_s == 5.0
     assert slow.runs() == 1
@@ -285,10 +285,18 @@ def test_several_sessions_are_not_tried_where_they_may_not_be() -> None:
 
 def test_several_sessions_are_not_tried_where_opening_them_takes_too_long() -> None:
     machine = Machine()
-    machine.opening_s = 0.15
+    machine.opening_s = 0.25
     layout, _ = measured(machine, spec_of(rows=2), {1: 0.010, 4: 0.005})
     assert layout == CpuLayout(instances=1, threads=4)
     assert len(machine.opened) == 2
+
+
+def test_layouts_are_compared_at_batch_sizes_that_both_had_time_for() -> None:
+    """One thread reaches 32 rows in time, all threads were slow to open and reach 4: they still do more at 4."""
+    machine = Machine()
+    machine.opening_s = 0.3
+    layout, _ = measured(machine, spec_of(rows=32), {1: 0.0008, 4: 0.0005}, may_multiply=False)
+    assert layout == CpuLayout(instances=1, threads=4)
 
 
 def test_a_budget_of_one_leaves_nothing_to_choose() -> None:

@@ -12,9 +12,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.conftest import require
+
 _BUILD = Path(__file__).resolve().parents[2] / "bench" / "loader" / "build"
 
-pytestmark = pytest.mark.skipif(not (_BUILD / "loader").exists(), reason="make -C bench/loader first")
+
+@pytest.fixture(autouse=True, scope="module")
+def _built() -> None:
+    require((_BUILD / "loader").exists(), "the loader is not built: make -C bench/loader")
 
 
 @pytest.fixture

@@ -13,19 +13,16 @@ The loader runs on the same cores as the servers and prints its own CPU; a C++ e
 import argparse
 import collections
 import contextlib
-import os
-import platform
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
 
-from bench import batches, harness, limits, models, report, servers, targets
+from bench import batches, findings, harness, limits, models, report, servers, targets
 from bench.environments import Unavailable
 from bench.harness import Running, Shape
 from bench.limits import Limit
@@ -192,7 +189,7 @@ def main() -> int:
     except Unavailable as reason:
         console.print(str(reason), markup=False)
         return 2
-    results = Results(machine=_machine(), settings=_described(settings, chosen))
+    results = Results(machine=findings.machine(), settings=_described(settings, chosen))
     provider = "CUDAExecutionProvider" if args.gpu else limits.CPU
     for model in chosen:
         # The model without batching is compared with our own batched one only.
@@ -228,18 +225,6 @@ def _described(settings: Settings, chosen: Sequence[Model]) -> dict[str, str]:
         "rounds": str(settings.rounds),
         "window_s": str(settings.window_s),
         "slow_window_s": str(settings.slow_window_s),
-    }
-
-
-def _machine() -> dict[str, str]:
-    """What a reader of the figures must know of this machine."""
-    return {
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "onnxruntime": version("onnxruntime"),
-        "grpcio": version("grpcio"),
-        "cores": str(servers.cores()),
-        "load_at_start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
     }
 
 

@@ -208,6 +208,7 @@ def draw(curves: dict[str, Curve], file: Path) -> None:
         panel.plot(curve.steps, [held.rss_bytes / _MEGABYTE for held in curve.held], color="#4c72b0", linewidth=1)
         panel.plot(judged, (start + slope * judged) / _MEGABYTE, color="#c44e52", label=f"{slope:.1f} bytes each")
         panel.set(xlabel=f"{step}s", ylabel="resident MiB", title=f"daemon's memory over {step}s")
+        panel.locator_params(axis="x", nbins=5)  # six-digit counts side by side would run into each other
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(file, dpi=120)

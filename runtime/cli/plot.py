@@ -29,7 +29,7 @@ def draw(cells: Sequence[Figures], title: str, path: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - 0.5 s, and an extra
     from matplotlib.figure import Figure  # noqa: PLC0415
-    from matplotlib.ticker import FuncFormatter, NullFormatter  # noqa: PLC0415
+    from matplotlib.ticker import FuncFormatter, LogFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -50,7 +50,8 @@ def draw(cells: Sequence[Figures], title: str, path: Path) -> None:
     latencies.set_ylabel("latency, ms")
     latencies.set_yscale("log")
     latencies.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    latencies.yaxis.set_minor_formatter(NullFormatter())
+    # A narrow range may hold no power of ten: then the ticks between get numbers.
+    latencies.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     latencies.grid(visible=True, which="both", axis="y", alpha=0.3)
     latencies.margins(x=0.2)
     latencies.legend()

@@ -38,8 +38,6 @@ class RepositorySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     max_config_bytes: int = MIB
     max_version_files: int = 4096
     max_version_bytes: int = 256 * GIB
-    max_label_bytes: int = 16 * MIB
-    max_warmup_bytes: int = 256 * MIB
     max_override_bytes: int = GIB
     max_override_files: int = 1024
     max_cached_verdicts: int = 1024
